@@ -1,0 +1,9 @@
+//! xrat keeps one proxy session alive for one Linux user.
+//!
+//! The rooms, from the doors down; a room uses only rooms below it:
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`config`] | the stored proxy node |
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! The `xrat` program: arguments in, exit code out.
+
+fn main() {}
