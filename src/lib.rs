@@ -4,6 +4,14 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`command`], [`event`] | what can be asked of the daemon, and what it tells |
 //! | [`config`] | the stored proxy node |
+//! | [`settings`], [`paths`] | `config.toml`, and where things live |
+//! | [`net`] | one HTTP exchange over any stream |
 
+pub mod command;
 pub mod config;
+pub mod event;
+pub mod net;
+pub mod paths;
+pub mod settings;
