@@ -4,6 +4,7 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`store`] | SQLite |
 //! | [`command`], [`event`] | what can be asked of the daemon, and what it tells |
 //! | [`config`] | the stored proxy node |
 //! | [`settings`], [`paths`] | `config.toml`, and where things live |
@@ -15,3 +16,4 @@ pub mod event;
 pub mod net;
 pub mod paths;
 pub mod settings;
+pub mod store;

@@ -1,0 +1,72 @@
+//! The tables `daemon_state` and `engines`: small facts that outlive a process.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Store, StoreError};
+use crate::config::ConfigId;
+
+const WANTED: &str = "wanted";
+
+impl Store {
+    /// The config the user asked for last; none after a disconnect.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn wanted(&self) -> Result<Option<ConfigId>, StoreError> {
+        Ok(self.fact(WANTED)?.and_then(|text| text.parse().ok()).map(ConfigId))
+    }
+
+    /// Remembers what the user asked for.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_wanted(&mut self, id: Option<ConfigId>) -> Result<(), StoreError> {
+        self.set_fact(WANTED, id.map(|id| id.to_string()).as_deref())
+    }
+
+    fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT value FROM daemon_state WHERE key = ?1")?;
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    fn set_fact(&mut self, key: &str, value: Option<&str>) -> Result<(), StoreError> {
+        let transaction = self.change()?;
+        match value {
+            Some(value) => {
+                transaction.execute("INSERT OR REPLACE INTO daemon_state (key, value) VALUES (?1, ?2)", [key, value])?
+            }
+            None => transaction.execute("DELETE FROM daemon_state WHERE key = ?1", [key])?,
+        };
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// What the engine at `path` printed when it was asked for its version, if it still is the same file.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn engine_output(&self, path: &str, size: u64, mtime: &str) -> Result<Option<String>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT output FROM engines WHERE path = ?1 AND size = ?2 AND mtime = ?3")?;
+        Ok(statement.query_row(params![path, size_value(size), mtime], |row| row.get(0)).optional()?)
+    }
+
+    /// Remembers what the engine at `path` printed.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_engine_output(&mut self, path: &str, size: u64, mtime: &str, output: &str) -> Result<(), StoreError> {
+        let transaction = self.change()?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO engines (path, size, mtime, output) VALUES (?1, ?2, ?3, ?4)",
+            params![path, size_value(size), mtime, output],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn size_value(size: u64) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
