@@ -4,6 +4,8 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`engine`] | what Xray and V2Ray can do, their configuration files and their API |
 //! | [`config`] | the stored proxy node |
 
 pub mod config;
+pub mod engine;
