@@ -254,6 +254,34 @@ impl Config {
         Uuid::new_v5(&IDENTITY, &canonical)
     }
 
+    /// The server name that TLS or REALITY asks for: the link's SNI, else the WebSocket host, else the address.
+    /// `None` without such a layer.
+    pub fn effective_sni(&self) -> Option<&str> {
+        let sni = match &self.security {
+            Security::None => return None,
+            Security::Tls(tls) => tls.sni.as_deref(),
+            Security::Reality(reality) => reality.sni.as_deref(),
+        };
+        let host = match &self.transport {
+            Transport::Ws { host, .. } => host.as_deref(),
+            Transport::Tcp { .. } => None,
+        };
+        Some(sni.or(host).unwrap_or(&self.address))
+    }
+
+    /// The Host header of a WebSocket: the link's host, else its SNI, else the address. `None` for other transports.
+    pub fn effective_host(&self) -> Option<&str> {
+        let Transport::Ws { host, .. } = &self.transport else {
+            return None;
+        };
+        let sni = match &self.security {
+            Security::None => None,
+            Security::Tls(tls) => tls.sni.as_deref(),
+            Security::Reality(reality) => reality.sni.as_deref(),
+        };
+        Some(host.as_deref().or(sni).unwrap_or(&self.address))
+    }
+
     /// `address:port`, IPv6 in brackets.
     pub fn endpoint(&self) -> String {
         if self.address.contains(':') {

@@ -4,6 +4,7 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`engine`] | the engines: capabilities, configuration files, API, processes |
 //! | [`store`] | SQLite |
 //! | [`command`], [`event`] | what can be asked of the daemon, and what it tells |
 //! | [`config`] | the stored proxy node |
@@ -12,6 +13,7 @@
 
 pub mod command;
 pub mod config;
+pub mod engine;
 pub mod event;
 pub mod net;
 pub mod paths;

@@ -1,0 +1,68 @@
+//! The private proxy of a session's engine: is it there, and a connection through it.
+//!
+//! HTTP CONNECT on a Unix socket, because that is what every engine can do there: Xray's SOCKS inbound cannot listen
+//! on one. Neither answer proves anything about the node: engines answer before they dial.
+
+use std::io;
+use std::path::Path;
+
+use async_net::unix::UnixStream;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// More than an engine ever answers with.
+const MAX_HEAD: usize = 1024;
+
+/// One attempt to get an answer from the engine behind the private HTTP socket at `path`: `Ok` means that it is ready.
+///
+/// The request is one that engines answer with 400 by themselves, so that nothing reaches the node. Has no time limit:
+/// the caller repeats it every few milliseconds until its own deadline. Dropping the future only closes the connection.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` while the engine does not listen yet, `InvalidData` when another program answers.
+pub async fn ready(path: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(path).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: ready.invalid\r\n\r\n").await?;
+    match head(&mut stream).await?.as_slice() {
+        head if head.starts_with(b"HTTP/1.1 400 ") => Ok(()),
+        head => Err(unexpected(path, head)),
+    }
+}
+
+/// A connection to `host:port` through the engine behind the private HTTP socket at `path`.
+///
+/// `host` is a name or an address (IPv6 without brackets); the node resolves names. `Ok` says that the engine took the
+/// request, not that the node or the destination answered. No time limit; dropping the future closes the connection.
+///
+/// # Errors
+/// Those of the socket, and `InvalidData` when the engine refuses or another program answers.
+pub async fn connect(path: &Path, host: &str, port: u16) -> io::Result<UnixStream> {
+    if host.is_empty() || host.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?} is not a host")));
+    }
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let mut stream = UnixStream::connect(path).await?;
+    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes()).await?;
+    match head(&mut stream).await?.as_slice() {
+        head if head.starts_with(b"HTTP/1.1 200 ") => Ok(stream),
+        head => Err(unexpected(path, head)),
+    }
+}
+
+/// Reads up to the empty line and not one byte further: what follows belongs to the caller.
+async fn head(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(64);
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == MAX_HEAD {
+            break;
+        }
+        stream.read_exact(&mut byte).await?;
+        head.push(byte[0]);
+    }
+    Ok(head)
+}
+
+fn unexpected(path: &Path, head: &[u8]) -> io::Error {
+    let line = String::from_utf8_lossy(head).lines().next().unwrap_or_default().to_owned();
+    io::Error::new(io::ErrorKind::InvalidData, format!("the engine at {} answered {line:?}", path.display()))
+}

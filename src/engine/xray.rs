@@ -1,0 +1,163 @@
+//! Xray: what its versions can do, and where its files differ from V2Ray's.
+//!
+//! Source: `infra/conf` of Xray-core 26.3.27 (run here) and 26.7.28 (read). Unlike V2Ray it refuses most of what it
+//! does not know, but not unknown JSON keys: what an older version would overlook is gated by version here.
+
+use serde_json::{Value, json};
+
+use super::{Lack, Version};
+use crate::config::{Config, Protocol, Security, Tls, Transport};
+
+/// From here `allowInsecure` ends the start: at once in 26.1.31, and from 2026-06-01 on in 26.2.6 and later.
+const NO_ALLOW_INSECURE: Version = Version::new(26, 1, 31);
+/// `pinnedPeerCertSha256` and `verifyPeerCertByName` in their present form.
+const PINNED_CERTIFICATE: Version = Version::new(26, 2, 6);
+/// `echConfigList` and `mldsa65Verify`: an older version overlooks them.
+const ECH_AND_MLDSA: Version = Version::new(25, 8, 3);
+/// VLESS's own encryption.
+const VLESS_ENCRYPTION: Version = Version::new(25, 9, 5);
+/// Shadowsocks without encryption is gone.
+const NO_PLAIN_SHADOWSOCKS: Version = Version::new(26, 7, 0);
+/// `wsSettings.host`; before, the Host header was one of the headers.
+const WS_HOST: Version = Version::new(24, 12, 0);
+
+/// Shadowsocks ciphers, all versions that matter.
+const CIPHERS: [&str; 9] = [
+    "aes-128-gcm",
+    "aes-256-gcm",
+    "chacha20-poly1305",
+    "chacha20-ietf-poly1305",
+    "xchacha20-poly1305",
+    "xchacha20-ietf-poly1305",
+    "2022-blake3-aes-128-gcm",
+    "2022-blake3-aes-256-gcm",
+    "2022-blake3-chacha20-poly1305",
+];
+
+/// Client hellos that are known by a short name; the long ones begin with `hello`.
+const FINGERPRINTS: [&str; 11] =
+    ["chrome", "firefox", "safari", "ios", "android", "edge", "360", "qq", "random", "randomized", "randomizednoalpn"];
+
+/// Whether Xray of this version can run the config.
+pub(super) fn check(version: Version, config: &Config) -> Result<(), Lack> {
+    match &config.protocol {
+        Protocol::Vless { encryption, flow, .. } => {
+            let encrypted = encryption.reveal() != "none";
+            if encrypted && version < VLESS_ENCRYPTION {
+                return Err(Lack::but("Xray 25.9.5 or newer", "VLESS encryption"));
+            }
+            if let Some(flow) = flow.as_deref().filter(|flow| !flow.is_empty()) {
+                vision(flow, encrypted, config)?;
+            }
+        }
+        Protocol::Vmess { alter_id: 1.., .. } => {
+            return Err(Lack::but("V2Ray", "VMess with an alterId other than 0"));
+        }
+        Protocol::Shadowsocks { method, .. } => cipher(version, method)?,
+        _ => {}
+    }
+    match &config.security {
+        Security::None => Ok(()),
+        Security::Tls(tls) => check_tls(version, tls),
+        Security::Reality(reality) => {
+            if !matches!(config.transport, Transport::Tcp { .. }) {
+                return Err(Lack::none(format!("REALITY over {}", config.transport.name())));
+            }
+            if reality.mldsa65_verify.is_some() && version < ECH_AND_MLDSA {
+                return Err(Lack::but("Xray 25.8.3 or newer", "REALITY with an ML-DSA-65 key"));
+            }
+            if reality.fingerprint.eq_ignore_ascii_case("hellogolang") {
+                return Err(Lack::none("REALITY with the fingerprint \"hellogolang\""));
+            }
+            fingerprint(&reality.fingerprint)
+        }
+    }
+}
+
+/// Vision splices records of the TLS layer right below it; over anything else each connection would fail.
+fn vision(flow: &str, encrypted: bool, config: &Config) -> Result<(), Lack> {
+    if !matches!(flow, "xtls-rprx-vision" | "xtls-rprx-vision-udp443") {
+        return Err(Lack::none(format!("the flow {flow:?}")));
+    }
+    let bare_tcp = matches!(config.transport, Transport::Tcp { http_header: None });
+    let secure = !matches!(config.security, Security::None);
+    if encrypted || (bare_tcp && secure) {
+        Ok(())
+    } else if bare_tcp {
+        Err(Lack::none(format!("the flow {flow:?} without TLS or REALITY")))
+    } else {
+        Err(Lack::none(format!("the flow {flow:?} over anything but plain tcp")))
+    }
+}
+
+fn cipher(version: Version, method: &str) -> Result<(), Lack> {
+    let known = match method {
+        "none" | "plain" => version < NO_PLAIN_SHADOWSOCKS,
+        _ => CIPHERS.contains(&method),
+    };
+    match method {
+        _ if known => Ok(()),
+        "none" | "plain" => Err(Lack::but("V2Ray", format!("the Shadowsocks cipher {method:?}"))),
+        _ => Err(Lack::none(format!("the Shadowsocks cipher {method:?}"))),
+    }
+}
+
+fn check_tls(version: Version, tls: &Tls) -> Result<(), Lack> {
+    let pinned = tls.pinned_sha256.is_some() || tls.verify_name.is_some();
+    if pinned && version < PINNED_CERTIFICATE {
+        return Err(Lack::but("Xray 26.2.6 or newer", "a pinned certificate"));
+    }
+    if tls.allow_insecure && tls.pinned_sha256.is_none() && version >= NO_ALLOW_INSECURE {
+        return Err(Lack::but(
+            "V2Ray",
+            "TLS that does not verify the certificate (allowInsecure; ask for a link with pcs=)",
+        ));
+    }
+    if tls.ech.is_some() && version < ECH_AND_MLDSA {
+        return Err(Lack::but("Xray 25.8.3 or newer", "an encrypted client hello (ech)"));
+    }
+    tls.fingerprint.as_deref().map_or(Ok(()), fingerprint)
+}
+
+/// An unknown name makes Xray refuse the whole file.
+fn fingerprint(name: &str) -> Result<(), Lack> {
+    let lower = name.to_ascii_lowercase();
+    if FINGERPRINTS.contains(&lower.as_str()) || lower.starts_with("hello") {
+        Ok(())
+    } else {
+        Err(Lack::none(format!("the fingerprint {name:?}")))
+    }
+}
+
+/// `wsSettings` with the Host header where this version looks for it.
+pub(super) fn ws(version: Version, path: &str, host: &str) -> Value {
+    if version < WS_HOST {
+        json!({ "path": path, "headers": { "Host": host } })
+    } else {
+        json!({ "path": path, "host": host })
+    }
+}
+
+/// What of TLS only Xray knows. A pin replaces `allowInsecure`, which newer versions refuse even beside one.
+pub(super) fn tls(tls: &Tls, settings: &mut serde_json::Map<String, Value>) {
+    if let Some(name) = &tls.fingerprint {
+        settings.insert("fingerprint".into(), name.to_ascii_lowercase().into());
+    }
+    for (key, value) in [
+        ("pinnedPeerCertSha256", &tls.pinned_sha256),
+        ("verifyPeerCertByName", &tls.verify_name),
+        ("echConfigList", &tls.ech),
+    ] {
+        if let Some(value) = value {
+            settings.insert(key.into(), value.as_str().into());
+        }
+    }
+    if tls.pinned_sha256.is_some() {
+        settings.remove("allowInsecure");
+    }
+}
+
+/// Makes an inbound listen on a Unix socket that only this user may open.
+pub(super) fn listen(path: &str, inbound: &mut serde_json::Map<String, Value>) {
+    inbound.insert("listen".into(), format!("{path},0600").into());
+}
