@@ -14,10 +14,13 @@
 //! is as well encrypted and verified as before; it looks like a Go program and not like the browser the link names.
 
 pub mod api;
+pub mod discover;
 mod grpc;
 mod inbound;
 mod outbound;
+pub mod ports;
 pub mod private;
+pub mod process;
 mod proto;
 mod session;
 mod stream;
