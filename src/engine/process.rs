@@ -98,10 +98,16 @@ impl Process {
         let mut command = Command::new(program);
         command.args(args).current_dir("/").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
-        // SAFETY: between fork and exec only setsid is called, which is async-signal-safe and allocates nothing.
+        // SAFETY: between fork and exec only two system calls are made; they allocate nothing and take no lock.
         #[allow(unsafe_code)]
         unsafe {
-            command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                // What the daemon itself inherited from a shell or a build must not live on in an engine that
+                // outlives it. Kernels before 5.11 cannot do this, and then it does.
+                libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+                Ok(())
+            });
         }
         // std's Child does not wait when it is dropped; the pidfd does that.
         let pid = smol::unblock(move || command.spawn().map(|child| child.id())).await?;
