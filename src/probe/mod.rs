@@ -1,0 +1,3 @@
+//! Finding out whether a node carries traffic, and how fast.
+
+pub mod delay;
