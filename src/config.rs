@@ -247,11 +247,76 @@ const IDENTITY: Uuid = Uuid::from_u128(0x6c1d_1d0a_9a53_4b0e_8f6b_7d2c_3a55_e0f1
 
 impl Config {
     /// A stable id of what the node *is*: equal for every spelling of its link, and independent of its name.
+    ///
+    /// A value that is written out counts the same as the default it repeats. The id of a node never changes: it is
+    /// what ties a stored config to its link.
     pub fn identity(&self) -> Uuid {
-        let nameless = Self { name: String::new(), ..self.clone() };
         // A struct of strings, numbers and enums always serializes; the fallback keeps this total.
-        let canonical = serde_json::to_vec(&nameless).unwrap_or_default();
+        let canonical = serde_json::to_vec(&self.canonical()).unwrap_or_default();
         Uuid::new_v5(&IDENTITY, &canonical)
+    }
+
+    /// The config without a name and with every default written out.
+    fn canonical(&self) -> Self {
+        let sni = self.effective_sni().map(str::to_owned);
+        let host = self.effective_host().map(str::to_owned);
+        let mut config = Self { name: String::new(), ..self.clone() };
+        match &mut config.security {
+            Security::None => {}
+            Security::Tls(tls) => tls.sni = sni,
+            Security::Reality(reality) => reality.sni = sni,
+        }
+        match &mut config.transport {
+            Transport::Tcp { http_header: None } => {}
+            Transport::Tcp { http_header: Some(header) } => {
+                if header.paths.is_empty() {
+                    header.paths.push("/".to_owned());
+                }
+            }
+            Transport::Ws { host: written, .. } => *written = host,
+        }
+        if let Protocol::Shadowsocks { method, .. } = &mut config.protocol {
+            // Two names of one cipher, and of no cipher at all.
+            match method.as_str() {
+                "chacha20-poly1305" => *method = "chacha20-ietf-poly1305".to_owned(),
+                "xchacha20-poly1305" => *method = "xchacha20-ietf-poly1305".to_owned(),
+                "plain" => *method = "none".to_owned(),
+                _ => {}
+            }
+        }
+        config
+    }
+
+    /// The server name that the TLS or REALITY handshake asks for: the link's own, else the WebSocket host without
+    /// its port, else the node's address (which may be an IP address). `None` without TLS.
+    pub fn effective_sni(&self) -> Option<&str> {
+        let written = self.written_sni()?;
+        Some(written.or_else(|| self.ws_host().map(without_port)).unwrap_or(&self.address))
+    }
+
+    /// The Host header of the WebSocket request: the link's own, else the server name, else the node's address
+    /// (IPv6 without brackets). `None` for other transports.
+    pub fn effective_host(&self) -> Option<&str> {
+        if !matches!(self.transport, Transport::Ws { .. }) {
+            return None;
+        }
+        Some(self.ws_host().or_else(|| self.written_sni().flatten()).unwrap_or(&self.address))
+    }
+
+    /// The server name in the link; the outer `None` means that there is no handshake to name one in.
+    fn written_sni(&self) -> Option<Option<&str>> {
+        match &self.security {
+            Security::None => None,
+            Security::Tls(tls) => Some(tls.sni.as_deref()),
+            Security::Reality(reality) => Some(reality.sni.as_deref()),
+        }
+    }
+
+    fn ws_host(&self) -> Option<&str> {
+        match &self.transport {
+            Transport::Ws { host, .. } => host.as_deref(),
+            Transport::Tcp { .. } => None,
+        }
     }
 
     /// `address:port`, IPv6 in brackets.
@@ -261,5 +326,13 @@ impl Config {
         } else {
             format!("{}:{}", self.address, self.port)
         }
+    }
+}
+
+/// A Host header without its port, and an IPv6 address without brackets.
+fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     }
 }

@@ -4,6 +4,8 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`link`] | share links and the bodies of subscriptions |
 //! | [`config`] | the stored proxy node |
 
 pub mod config;
+pub mod link;
