@@ -146,7 +146,7 @@ pub enum Transport {
     Ws {
         /// Request path with its query; begins with `/`. Early data (`?ed=2048`) stays in it.
         path: String,
-        /// The Host header, where it differs from SNI and address.
+        /// The Host header, if the link has one; see [`Config::effective_host`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
@@ -199,7 +199,7 @@ impl Security {
 /// TLS as share links describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
-    /// Server name; absent means the transport's host or the node's address.
+    /// Server name, if the link has one; see [`Config::effective_sni`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// ALPN protocols in order of preference; empty means the engine's default.
@@ -225,7 +225,7 @@ pub struct Tls {
 /// REALITY as share links describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reality {
-    /// The borrowed server name; absent means the node's address.
+    /// The borrowed server name, if the link has one; see [`Config::effective_sni`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// Client hello to imitate; `chrome` unless the link says otherwise.
@@ -334,5 +334,89 @@ fn without_port(host: &str) -> &str {
     match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn vless_ws(host: Option<&str>, sni: Option<&str>) -> Config {
+        Config {
+            name: "any".to_owned(),
+            address: "192.0.2.7".to_owned(),
+            port: NonZeroU16::new(443).unwrap(),
+            protocol: Protocol::Vless {
+                uuid: Secret::new("b831381d-6324-4d53-ad4f-8cda48b30811"),
+                encryption: Secret::new("none"),
+                flow: None,
+            },
+            transport: Transport::Ws { path: "/".to_owned(), host: host.map(str::to_owned) },
+            security: Security::Tls(Tls { sni: sni.map(str::to_owned), ..Tls::default() }),
+        }
+    }
+
+    fn shadowsocks(method: &str) -> Config {
+        Config {
+            protocol: Protocol::Shadowsocks {
+                method: method.to_owned(),
+                password: Secret::new("password"),
+                plugin: None,
+            },
+            transport: Transport::Tcp { http_header: None },
+            security: Security::None,
+            ..vless_ws(None, None)
+        }
+    }
+
+    /// A change of these values would disconnect every stored config from its link: it is never right.
+    #[test]
+    fn identities_are_pinned() {
+        let pinned = [
+            (vless_ws(None, None), "3a73fb8a-48aa-55b3-b755-e2f0169ff448"),
+            (shadowsocks("aes-256-gcm"), "3d7eb84a-0520-574d-84ce-a236c1f5e166"),
+        ];
+        for (config, identity) in pinned {
+            assert_eq!(config.identity().to_string(), identity);
+        }
+    }
+
+    #[test]
+    fn a_written_default_is_no_difference() {
+        let address = Some("192.0.2.7");
+        let plain = vless_ws(None, None).identity();
+        for config in [vless_ws(address, None), vless_ws(None, address), vless_ws(address, address)] {
+            assert_eq!(config.identity(), plain);
+        }
+        let named = Some("example.com");
+        assert_eq!(vless_ws(named, None).identity(), vless_ws(None, named).identity());
+        assert_ne!(vless_ws(named, None).identity(), plain);
+        assert_eq!(shadowsocks("chacha20-poly1305").identity(), shadowsocks("chacha20-ietf-poly1305").identity());
+        let renamed = Config { name: "other".to_owned(), ..vless_ws(None, None) };
+        assert_eq!(renamed.identity(), plain);
+    }
+
+    #[test]
+    fn server_name_and_host_stand_in_for_each_other() {
+        for (host, sni, effective_host, effective_sni) in [
+            (None, None, "192.0.2.7", "192.0.2.7"),
+            (Some("a.example:8443"), None, "a.example:8443", "a.example"),
+            (Some("[::1]:8443"), None, "[::1]:8443", "::1"),
+            (None, Some("b.example"), "b.example", "b.example"),
+            (Some("a.example"), Some("b.example"), "a.example", "b.example"),
+        ] {
+            let config = vless_ws(host, sni);
+            assert_eq!(config.effective_host(), Some(effective_host));
+            assert_eq!(config.effective_sni(), Some(effective_sni));
+        }
+        assert_eq!(shadowsocks("none").effective_host(), None);
+        assert_eq!(shadowsocks("none").effective_sni(), None);
+    }
+
+    #[test]
+    fn debug_shows_no_credential() {
+        let shown = format!("{:?}{:?}", vless_ws(None, None), shadowsocks("none"));
+        assert!(!shown.contains("b831381d") && !shown.contains("password\""), "{shown}");
     }
 }

@@ -1,6 +1,6 @@
 //! Share links and the bodies of subscriptions, decoded into [`Config`] and written back. Pure: no I/O.
 //!
-//! One file a scheme. To add one: a module with `parse` and `write`, its line in [`parse`] and in [`write`], vectors in
+//! One file a scheme. To add one: a module with `parse` and `write`, its line in [`parse`] and in [`write()`], vectors in
 //! `tests/vectors/links.json`. What several schemes share is in `url` (the outer shape), `text` (checks of single
 //! values), `transport` and `security`.
 //!

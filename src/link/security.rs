@@ -197,7 +197,7 @@ fn verify_names(value: &str) -> Result<String, Expected> {
 
 fn short_id(value: &str) -> Result<String, Expected> {
     let hex = value.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if hex && value.len() % 2 == 0 && value.len() <= SHORT_ID_DIGITS {
+    if hex && value.len().is_multiple_of(2) && value.len() <= SHORT_ID_DIGITS {
         Ok(value.to_ascii_lowercase())
     } else {
         Err("an even number of hex digits, 16 at most")

@@ -120,7 +120,7 @@ impl<'a> Authority<'a> {
 
     /// Without an `@` what looks like a host may be a credential whose `@` got lost.
     fn shown(&self, value: &str) -> Shown {
-        if self.userinfo.is_some() { Shown::new(value) } else { Shown::hidden() }
+        shown(value, self.userinfo.is_none())
     }
 }
 
@@ -209,7 +209,7 @@ impl Param {
     }
 }
 
-/// Quotes a value up to an `=`: behind it is another parameter, maybe a key, where a `&` got lost.
+/// Quotes a value up to an `=`: behind it is another parameter, maybe a key, where a `?` or `&` got lost.
 fn shown(value: &str, secret: bool) -> Shown {
     match value.split_once('=') {
         _ if secret => Shown::hidden(),
