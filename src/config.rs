@@ -146,7 +146,7 @@ pub enum Transport {
     Ws {
         /// Request path with its query; begins with `/`. Early data (`?ed=2048`) stays in it.
         path: String,
-        /// The Host header, where it differs from SNI and address.
+        /// The Host header, if the link has one; see [`Config::effective_host`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
@@ -199,7 +199,7 @@ impl Security {
 /// TLS as share links describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
-    /// Server name; absent means the transport's host or the node's address.
+    /// Server name, if the link has one; see [`Config::effective_sni`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// ALPN protocols in order of preference; empty means the engine's default.
@@ -225,7 +225,7 @@ pub struct Tls {
 /// REALITY as share links describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reality {
-    /// The borrowed server name; absent means the node's address.
+    /// The borrowed server name, if the link has one; see [`Config::effective_sni`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// Client hello to imitate; `chrome` unless the link says otherwise.
@@ -247,39 +247,95 @@ const IDENTITY: Uuid = Uuid::from_u128(0x6c1d_1d0a_9a53_4b0e_8f6b_7d2c_3a55_e0f1
 
 impl Config {
     /// A stable id of what the node *is*: equal for every spelling of its link, and independent of its name.
+    ///
+    /// A value that is written out counts the same as the default it repeats. The id of a node never changes: it is
+    /// what ties a stored config to its link.
     pub fn identity(&self) -> Uuid {
-        let nameless = Self { name: String::new(), ..self.clone() };
         // A struct of strings, numbers and enums always serializes; the fallback keeps this total.
-        let canonical = serde_json::to_vec(&nameless).unwrap_or_default();
+        let canonical = serde_json::to_vec(&self.canonical()).unwrap_or_default();
         Uuid::new_v5(&IDENTITY, &canonical)
     }
 
-    /// The server name that TLS or REALITY asks for: the link's SNI, else the WebSocket host, else the address.
-    /// `None` without such a layer.
-    pub fn effective_sni(&self) -> Option<&str> {
-        let sni = match &self.security {
-            Security::None => return None,
-            Security::Tls(tls) => tls.sni.as_deref(),
-            Security::Reality(reality) => reality.sni.as_deref(),
-        };
-        let host = match &self.transport {
-            Transport::Ws { host, .. } => host.as_deref(),
-            Transport::Tcp { .. } => None,
-        };
-        Some(sni.or(host).unwrap_or(&self.address))
+    /// The config without a name and with every default written out.
+    fn canonical(&self) -> Self {
+        let sni = self.effective_sni().map(str::to_owned);
+        let host = self.effective_host().map(str::to_owned);
+        let mut config = Self { name: String::new(), ..self.clone() };
+        match &mut config.security {
+            Security::None => {}
+            Security::Tls(tls) => tls.sni = sni,
+            Security::Reality(reality) => reality.sni = sni,
+        }
+        match &mut config.transport {
+            Transport::Tcp { http_header: None } => {}
+            Transport::Tcp { http_header: Some(header) } => {
+                if header.paths.is_empty() {
+                    header.paths.push("/".to_owned());
+                }
+            }
+            Transport::Ws { host: written, .. } => *written = host,
+        }
+        if let Protocol::Shadowsocks { method, .. } = &mut config.protocol {
+            // Two names of one cipher, and of no cipher at all.
+            match method.as_str() {
+                "chacha20-poly1305" => *method = "chacha20-ietf-poly1305".to_owned(),
+                "xchacha20-poly1305" => *method = "xchacha20-ietf-poly1305".to_owned(),
+                "plain" => *method = "none".to_owned(),
+                _ => {}
+            }
+        }
+        config
     }
 
-    /// The Host header of a WebSocket: the link's host, else its SNI, else the address. `None` for other transports.
+    /// The server name that the TLS or REALITY handshake asks for: the link's own, else the WebSocket host without
+    /// its port, else the node's address (which may be an IP address). `None` without TLS.
+    pub fn effective_sni(&self) -> Option<&str> {
+        let written = self.written_sni()?;
+        Some(written.or_else(|| self.ws_host().map(without_port)).unwrap_or(&self.address))
+    }
+
+    /// The Host header of the WebSocket request: the link's own, else the server name, else the node's address
+    /// (IPv6 without brackets). `None` for other transports.
     pub fn effective_host(&self) -> Option<&str> {
-        let Transport::Ws { host, .. } = &self.transport else {
+        if !matches!(self.transport, Transport::Ws { .. }) {
             return None;
-        };
-        let sni = match &self.security {
+        }
+        Some(self.ws_host().or_else(|| self.written_sni().flatten()).unwrap_or(&self.address))
+    }
+
+    /// The server name in the link; the outer `None` means that there is no handshake to name one in.
+    fn written_sni(&self) -> Option<Option<&str>> {
+        match &self.security {
             Security::None => None,
-            Security::Tls(tls) => tls.sni.as_deref(),
-            Security::Reality(reality) => reality.sni.as_deref(),
+            Security::Tls(tls) => Some(tls.sni.as_deref()),
+            Security::Reality(reality) => Some(reality.sni.as_deref()),
+        }
+    }
+
+    fn ws_host(&self) -> Option<&str> {
+        match &self.transport {
+            Transport::Ws { host, .. } => host.as_deref(),
+            Transport::Tcp { .. } => None,
+        }
+    }
+
+    /// `text` with every credential of this node replaced by `***`: for words of an engine that may quote its file.
+    pub fn masked(&self, text: &str) -> String {
+        let secrets: Vec<&str> = match &self.protocol {
+            Protocol::Vless { uuid, encryption, .. } => vec![uuid.reveal(), encryption.reveal()],
+            Protocol::Vmess { uuid, .. } => vec![uuid.reveal()],
+            Protocol::Trojan { password } => vec![password.reveal()],
+            Protocol::Shadowsocks { password, plugin, .. } => {
+                std::iter::once(password).chain(plugin).map(Secret::reveal).collect()
+            }
+            Protocol::Socks { password, .. } | Protocol::Http { password, .. } => {
+                password.iter().map(Secret::reveal).collect()
+            }
         };
-        Some(host.as_deref().or(sni).unwrap_or(&self.address))
+        secrets
+            .into_iter()
+            .filter(|secret| !secret.is_empty() && *secret != "none")
+            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
     }
 
     /// `address:port`, IPv6 in brackets.
@@ -289,5 +345,97 @@ impl Config {
         } else {
             format!("{}:{}", self.address, self.port)
         }
+    }
+}
+
+/// A Host header without its port, and an IPv6 address without brackets.
+fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn vless_ws(host: Option<&str>, sni: Option<&str>) -> Config {
+        Config {
+            name: "any".to_owned(),
+            address: "192.0.2.7".to_owned(),
+            port: NonZeroU16::new(443).unwrap(),
+            protocol: Protocol::Vless {
+                uuid: Secret::new("b831381d-6324-4d53-ad4f-8cda48b30811"),
+                encryption: Secret::new("none"),
+                flow: None,
+            },
+            transport: Transport::Ws { path: "/".to_owned(), host: host.map(str::to_owned) },
+            security: Security::Tls(Tls { sni: sni.map(str::to_owned), ..Tls::default() }),
+        }
+    }
+
+    fn shadowsocks(method: &str) -> Config {
+        Config {
+            protocol: Protocol::Shadowsocks {
+                method: method.to_owned(),
+                password: Secret::new("password"),
+                plugin: None,
+            },
+            transport: Transport::Tcp { http_header: None },
+            security: Security::None,
+            ..vless_ws(None, None)
+        }
+    }
+
+    /// A change of these values would disconnect every stored config from its link: it is never right.
+    #[test]
+    fn identities_are_pinned() {
+        let pinned = [
+            (vless_ws(None, None), "3a73fb8a-48aa-55b3-b755-e2f0169ff448"),
+            (shadowsocks("aes-256-gcm"), "3d7eb84a-0520-574d-84ce-a236c1f5e166"),
+        ];
+        for (config, identity) in pinned {
+            assert_eq!(config.identity().to_string(), identity);
+        }
+    }
+
+    #[test]
+    fn a_written_default_is_no_difference() {
+        let address = Some("192.0.2.7");
+        let plain = vless_ws(None, None).identity();
+        for config in [vless_ws(address, None), vless_ws(None, address), vless_ws(address, address)] {
+            assert_eq!(config.identity(), plain);
+        }
+        let named = Some("example.com");
+        assert_eq!(vless_ws(named, None).identity(), vless_ws(None, named).identity());
+        assert_ne!(vless_ws(named, None).identity(), plain);
+        assert_eq!(shadowsocks("chacha20-poly1305").identity(), shadowsocks("chacha20-ietf-poly1305").identity());
+        let renamed = Config { name: "other".to_owned(), ..vless_ws(None, None) };
+        assert_eq!(renamed.identity(), plain);
+    }
+
+    #[test]
+    fn server_name_and_host_stand_in_for_each_other() {
+        for (host, sni, effective_host, effective_sni) in [
+            (None, None, "192.0.2.7", "192.0.2.7"),
+            (Some("a.example:8443"), None, "a.example:8443", "a.example"),
+            (Some("[::1]:8443"), None, "[::1]:8443", "::1"),
+            (None, Some("b.example"), "b.example", "b.example"),
+            (Some("a.example"), Some("b.example"), "a.example", "b.example"),
+        ] {
+            let config = vless_ws(host, sni);
+            assert_eq!(config.effective_host(), Some(effective_host));
+            assert_eq!(config.effective_sni(), Some(effective_sni));
+        }
+        assert_eq!(shadowsocks("none").effective_host(), None);
+        assert_eq!(shadowsocks("none").effective_sni(), None);
+    }
+
+    #[test]
+    fn debug_shows_no_credential() {
+        let shown = format!("{:?}{:?}", vless_ws(None, None), shadowsocks("none"));
+        assert!(!shown.contains("b831381d") && !shown.contains("password\""), "{shown}");
     }
 }

@@ -4,7 +4,10 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`supervisor`] | the one owner of the session: decides and carries out |
+//! | [`probe`] | whether a node carries traffic, and how fast |
 //! | [`engine`] | the engines: capabilities, configuration files, API, processes |
+//! | [`link`] | share links and the bodies of subscriptions |
 //! | [`store`] | SQLite |
 //! | [`command`], [`event`] | what can be asked of the daemon, and what it tells |
 //! | [`config`] | the stored proxy node |
@@ -15,7 +18,10 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod event;
+pub mod link;
 pub mod net;
 pub mod paths;
+pub mod probe;
 pub mod settings;
 pub mod store;
+pub mod supervisor;

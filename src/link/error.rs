@@ -1,0 +1,112 @@
+//! Why a link was refused: one sentence a person can act on, never a credential or a control character.
+
+use std::fmt;
+
+/// How much of a value an error quotes, in characters: enough to find it in the link, short enough for one line.
+const SHOWN_CHARS: usize = 60;
+
+/// A value as errors may quote it: without control characters, cut to a bounded length, or hidden altogether.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown(Option<String>);
+
+impl Shown {
+    /// Quotes a value that is no credential.
+    pub fn new(value: &str) -> Self {
+        let mut shown = String::new();
+        for (index, character) in value.chars().enumerate() {
+            if index == SHOWN_CHARS {
+                shown.push('…');
+                break;
+            }
+            if super::text::is_unprintable(character) {
+                shown.extend(character.escape_unicode());
+            } else {
+                shown.push(character);
+            }
+        }
+        Self(Some(shown))
+    }
+
+    /// Stands for a value that is, or may hold, a credential.
+    pub fn hidden() -> Self {
+        Self(None)
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => write!(f, "`{value}`"),
+            None => f.write_str("(not shown)"),
+        }
+    }
+}
+
+/// Why a link, or the body of a subscription, was refused.
+///
+/// Fields carry the name they have in the link: `sni` in a URL, `net` in a VMess JSON object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The text does not begin with `scheme://`.
+    #[error("this is not a share link: expected scheme://…, for example vless://uuid@host:port#name")]
+    NotALink,
+    /// Longer than any real link.
+    #[error("the link has {length} bytes: expected at most {limit}")]
+    TooLong {
+        /// Bytes in the text.
+        length: usize,
+        /// Bytes that are accepted.
+        limit: usize,
+    },
+    /// The link means something that xrat cannot do, at least for now.
+    #[error("{field} {value} is not supported yet by xrat: expected {expected}")]
+    Unsupported {
+        /// The field's name in the link, or what it is when it has none there.
+        field: &'static str,
+        /// What the link says.
+        value: Shown,
+        /// What xrat can do instead.
+        expected: &'static str,
+    },
+    /// A field that must be there is absent or empty.
+    #[error("the link has no {field}: expected {expected}")]
+    Missing {
+        /// The field's name in the link.
+        field: &'static str,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// A field holds something it cannot hold.
+    #[error("{field} {value} is not valid: expected {expected}")]
+    Invalid {
+        /// The field's name in the link.
+        field: &'static str,
+        /// What the link says.
+        value: Shown,
+        /// What could stand there.
+        expected: &'static str,
+    },
+    /// A field is given more than once and the values disagree.
+    #[error("{field} is given twice, as {first} and as {second}: expected one value")]
+    Conflict {
+        /// The field's name in the link.
+        field: &'static str,
+        /// The value that came first.
+        first: Shown,
+        /// The value that disagrees with it.
+        second: Shown,
+    },
+    /// An `http(s)://` address of a page, where a proxy was expected.
+    #[error(
+        "this is the address of a page and not of a proxy: expected http(s)://user:password@host:port, or import it as a subscription"
+    )]
+    SubscriptionUrl,
+    /// The whole body of a subscription is in a format that cannot be read.
+    #[error(
+        "the subscription is {format}, which is not supported yet by xrat: expected one link a line, or the base64 of such lines"
+    )]
+    Body {
+        /// The format that was recognised.
+        format: &'static str,
+    },
+}

@@ -1,0 +1,87 @@
+//! `socks://` and its aliases: `user:pass@host:port`, the same with base64 userinfo, or base64 of everything.
+
+use super::error::{LinkError, Shown};
+use super::security::{self, Rules};
+use super::url::{Authority, Query, Tail, credential};
+use super::{node, text, transport};
+use crate::config::{Config, Protocol, Secret, Security, Transport};
+
+/// Reads what follows `socks://`.
+pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
+    let tail = Tail::split(rest);
+    // Old clients encode all of it; without a colon nothing else makes sense.
+    let main = tail.main.trim_end_matches('/');
+    if !main.contains(['@', ':'])
+        && let Some(decoded) = text::encoded_text(main)
+        && decoded.contains(':')
+    {
+        let (user, endpoint) = decoded.rsplit_once('@').unwrap_or(("", &decoded));
+        let (username, password) = user.split_once(':').unwrap_or((user, ""));
+        if user.chars().any(char::is_control) {
+            return Err(LinkError::Invalid {
+                field: "username",
+                value: Shown::hidden(),
+                expected: "no control characters",
+            });
+        }
+        return finish(&tail, &Authority::endpoint(endpoint), some(username), some(password));
+    }
+    let authority = tail.authority(false)?;
+    let (username, password) = user_and_password(&authority)?;
+    finish(&tail, &authority, username, password)
+}
+
+/// Writes the plain form, which is the only one that can hold every user name.
+pub(super) fn write(config: &Config, username: Option<&str>, password: Option<&Secret>) -> String {
+    let mut query = Query::default();
+    if config.security != Security::None {
+        security::write(&config.security, &mut query);
+    }
+    let userinfo = write_userinfo(username, password);
+    format!("socks://{userinfo}{}{}#{}", config.endpoint(), query.as_str(), text::encode(&config.name))
+}
+
+fn finish(
+    tail: &Tail<'_>,
+    authority: &Authority<'_>,
+    username: Option<String>,
+    password: Option<String>,
+) -> Result<Config, LinkError> {
+    let (address, port) = (authority.address()?, authority.port(None)?);
+    let transport = transport::read(&tail.params)?;
+    if transport != (Transport::Tcp { http_header: None }) {
+        let value = Shown::new(transport.name());
+        return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks" });
+    }
+    let security = security::read(&tail.params, Rules { tls_by_default: false, reality: false })?;
+    let protocol = Protocol::Socks { username, password: password.map(Secret::new) };
+    Ok(node(tail.name(), address, port, protocol, transport, security))
+}
+
+/// User name and password out of userinfo, plain or base64; empty ones are absent.
+pub(super) fn user_and_password(authority: &Authority<'_>) -> Result<(Option<String>, Option<String>), LinkError> {
+    let Some(raw) = authority.userinfo else { return Ok((None, None)) };
+    let (username, password) = raw.split_once(':').unwrap_or((raw, ""));
+    let (username, password) = (credential("username", username)?, credential("password", password)?);
+    if !raw.contains(':')
+        && let Some(decoded) = text::base64_text(&username)
+        && let Some((username, password)) = decoded.split_once(':')
+        && !decoded.chars().any(char::is_control)
+    {
+        return Ok((some(username), some(password)));
+    }
+    Ok((some(&username), some(&password)))
+}
+
+/// Userinfo with its `@`, or nothing. The colon is always there, so that a user name is never taken for base64.
+pub(super) fn write_userinfo(username: Option<&str>, password: Option<&Secret>) -> String {
+    if username.is_none() && password.is_none() {
+        return String::new();
+    }
+    let password = password.map(Secret::reveal).unwrap_or_default();
+    format!("{}:{}@", text::encode(username.unwrap_or_default()), text::encode(password))
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}

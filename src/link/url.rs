@@ -1,0 +1,347 @@
+//! The outer shape of a link: `scheme://userinfo@host:port/path?params#name`.
+//!
+//! A parser of its own because general ones decode `+`, drop tabs, or refuse what real links hold.
+
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+use std::num::NonZeroU16;
+
+use super::error::{LinkError, Shown};
+use super::text;
+
+/// What follows `scheme://`, cut at the first `#` and then at the first `?`.
+pub(super) struct Tail<'a> {
+    /// Everything before `?` and `#`.
+    pub(super) main: &'a str,
+    /// The parameters.
+    pub(super) params: Params<'a>,
+    fragment: Option<&'a str>,
+}
+
+impl<'a> Tail<'a> {
+    /// Cuts; every text has a tail.
+    pub(super) fn split(rest: &'a str) -> Self {
+        // A name may hold more `#`, a path parameter more `?`.
+        let (front, fragment) = match rest.split_once('#') {
+            Some((front, fragment)) => (front, Some(fragment)),
+            None => (rest, None),
+        };
+        let (main, query) = front.split_once('?').unwrap_or((front, ""));
+        Self { main, params: Params::from_query(query), fragment }
+    }
+
+    /// The parts of `main`; `userinfo_needed` says whether the scheme is nothing without them.
+    pub(super) fn authority(&self, userinfo_needed: bool) -> Result<Authority<'a>, LinkError> {
+        // A raw `?` in a password moves the true host into the query.
+        if self.params.keys().any(|key| key.contains('@')) {
+            return Err(ambiguous_at());
+        }
+        Authority::split(self.main, userinfo_needed)
+    }
+
+    /// The name after `#`, else the `remarks` that some clients write; empty if the link has neither.
+    pub(super) fn name(&self) -> String {
+        let remarks = || self.params.raw("remarks").unwrap_or_default();
+        text::name_from_url(self.fragment.filter(|fragment| !fragment.is_empty()).unwrap_or_else(remarks))
+    }
+}
+
+/// `userinfo@host:port`, each part as it is written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Authority<'a> {
+    /// What stands before the last `@`, still percent-encoded.
+    pub(super) userinfo: Option<&'a str>,
+    host: &'a str,
+    port: Option<&'a str>,
+}
+
+impl<'a> Authority<'a> {
+    /// Finds the parts of a [`Tail::main`].
+    ///
+    /// The first `/` ends the authority; but a password or base64 with a raw `/` in it is recognised where nothing
+    /// before that `/` could be a whole authority.
+    fn split(main: &'a str, userinfo_needed: bool) -> Result<Self, LinkError> {
+        let front = main.split('/').next().unwrap_or_default();
+        let complete = front.contains('@') || (!userinfo_needed && ends_in_port(front));
+        let (authority, path) = if complete || !main.contains('@') {
+            main.split_at(front.len())
+        } else {
+            let at = main.rfind('@').unwrap_or_default();
+            let end = main.get(at..).and_then(|tail| tail.find('/')).map_or(main.len(), |slash| at + slash);
+            main.split_at(end)
+        };
+        if path.contains('@') {
+            return Err(ambiguous_at());
+        }
+        let (userinfo, endpoint) = match authority.rsplit_once('@') {
+            Some((userinfo, endpoint)) => (Some(userinfo), endpoint),
+            None => (None, authority),
+        };
+        Ok(Self { userinfo, ..Self::endpoint(endpoint) })
+    }
+
+    /// `host:port` alone, for links that were base64 up to here.
+    pub(super) fn endpoint(endpoint: &'a str) -> Self {
+        let (host, port) = split_endpoint(endpoint.trim());
+        Self { userinfo: None, host: host.trim(), port: port.map(str::trim).filter(|port| !port.is_empty()) }
+    }
+
+    /// The node's address.
+    pub(super) fn address(&self) -> Result<String, LinkError> {
+        if self.host.is_empty() {
+            return Err(LinkError::Missing { field: "host", expected: "a host name or an IP address" });
+        }
+        // Its last group may be meant as the port, so there is no one way to read it.
+        if self.port.is_none() && self.host.parse::<Ipv6Addr>().is_ok() {
+            let expected = "brackets around an IPv6 address, as in [2001:db8::1]:443";
+            return Err(LinkError::Invalid { field: "host", value: self.shown(self.host), expected });
+        }
+        text::host(self.host).map_err(|expected| LinkError::Invalid {
+            field: "host",
+            value: self.shown(self.host),
+            expected,
+        })
+    }
+
+    /// The node's port, or the scheme's default.
+    pub(super) fn port(&self, default: Option<NonZeroU16>) -> Result<NonZeroU16, LinkError> {
+        match (self.port, default) {
+            (Some(port), _) => text::port(port).map_err(|expected| LinkError::Invalid {
+                field: "port",
+                value: self.shown(port),
+                expected,
+            }),
+            (None, Some(default)) => Ok(default),
+            (None, None) => {
+                Err(LinkError::Missing { field: "port", expected: "a number from 1 to 65535 after the host" })
+            }
+        }
+    }
+
+    /// Without an `@` what looks like a host may be a credential whose `@` got lost.
+    fn shown(&self, value: &str) -> Shown {
+        shown(value, self.userinfo.is_none())
+    }
+}
+
+/// Two readers would take two different hosts out of such a link.
+fn ambiguous_at() -> LinkError {
+    let expected = "one @, right before the host (inside a credential @ is %40, / is %2F, ? is %3F)";
+    LinkError::Invalid { field: "host", value: Shown::hidden(), expected }
+}
+
+fn ends_in_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(_, port)| text::port(port).is_ok())
+}
+
+/// Splits `host:port`. IPv6 without brackets is split only where there is one way to read it.
+fn split_endpoint(endpoint: &str) -> (&str, Option<&str>) {
+    if let Some(end) = endpoint.rfind(']') {
+        let (host, tail) = endpoint.split_at(end + 1);
+        return match tail.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if tail.is_empty() => (host, None),
+            None => (endpoint, None),
+        };
+    }
+    if endpoint.parse::<Ipv6Addr>().is_ok() {
+        return (endpoint, None);
+    }
+    match endpoint.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (endpoint, None),
+    }
+}
+
+/// The parameters of a link, from a query or from a JSON object.
+#[derive(Default)]
+pub(super) struct Params<'a> {
+    entries: Vec<Entry<'a>>,
+}
+
+struct Entry<'a> {
+    key: Cow<'a, str>,
+    /// What errors call the field, where that is not the key it is looked up by.
+    label: Option<&'static str>,
+    value: Cow<'a, str>,
+    form: Form,
+}
+
+enum Form {
+    Encoded,
+    Plain,
+    /// A JSON object, where only text makes sense.
+    Structure,
+}
+
+/// A parameter that is present and not empty.
+#[derive(Debug)]
+pub(super) struct Param {
+    label: &'static str,
+    /// The value, decoded and trimmed.
+    pub(super) value: String,
+    secret: bool,
+}
+
+impl Param {
+    /// The error for a value that cannot be.
+    pub(super) fn invalid(&self, expected: &'static str) -> LinkError {
+        LinkError::Invalid { field: self.label, value: self.shown(), expected }
+    }
+
+    /// The error for a value that is known but cannot be done.
+    pub(super) fn unsupported(&self, expected: &'static str) -> LinkError {
+        LinkError::Unsupported { field: self.label, value: self.shown(), expected }
+    }
+
+    /// Applies one of the checks of [`text`].
+    pub(super) fn check<T>(&self, check: impl FnOnce(&str) -> Result<T, text::Expected>) -> Result<T, LinkError> {
+        check(&self.value).map_err(|expected| self.invalid(expected))
+    }
+
+    /// The value in lower case, for words whose case nobody means.
+    pub(super) fn word(&self) -> String {
+        self.value.to_ascii_lowercase()
+    }
+
+    fn shown(&self) -> Shown {
+        shown(&self.value, self.secret)
+    }
+}
+
+/// Quotes a value up to an `=`: behind it is another parameter, maybe a key, where a `?` or `&` got lost.
+fn shown(value: &str, secret: bool) -> Shown {
+    match value.split_once('=') {
+        _ if secret => Shown::hidden(),
+        Some((front, _)) => Shown::new(&format!("{front}=…")),
+        None => Shown::new(value),
+    }
+}
+
+impl<'a> Params<'a> {
+    /// Splits a query at `&`; `&amp;`, left over from a web page, is the same.
+    fn from_query(query: &'a str) -> Self {
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let entries = pairs.map(|pair| {
+            let pair = pair.strip_prefix("amp;").unwrap_or(pair);
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Entry { key: Cow::Borrowed(key.trim()), label: None, value: Cow::Borrowed(value), form: Form::Encoded }
+        });
+        Self { entries: entries.collect() }
+    }
+
+    /// Adds a decoded value that the link calls `label`.
+    pub(super) fn push(&mut self, key: impl Into<Cow<'a, str>>, label: Option<&'static str>, value: String) {
+        self.entries.push(Entry { key: key.into(), label, value: Cow::Owned(value), form: Form::Plain });
+    }
+
+    /// Adds a value that is no text; it is an error only if somebody asks for it.
+    pub(super) fn push_structure(&mut self, key: impl Into<Cow<'a, str>>, label: Option<&'static str>) {
+        self.entries.push(Entry { key: key.into(), label, value: Cow::Borrowed("{…}"), form: Form::Structure });
+    }
+
+    /// Takes `path;host` apart, as the first version of VMess links had it in `host`.
+    pub(super) fn split_path_from_host(&mut self) {
+        if self.raw("path").is_some_and(|path| !path.trim().is_empty()) {
+            return;
+        }
+        let Some(entry) = self.entries.iter_mut().find(|entry| entry.key.eq_ignore_ascii_case("host")) else { return };
+        if let Some((path, host)) = entry.value.split_once(';') {
+            let (path, host) = (path.to_owned(), host.to_owned());
+            entry.value = Cow::Owned(host);
+            self.push("path", None, path);
+        }
+    }
+
+    /// The name in a field of a JSON object; `None` if there is none.
+    pub(super) fn name(&self, key: &str) -> Option<String> {
+        self.raw(key).map(text::name).filter(|name| !name.is_empty())
+    }
+
+    /// All keys, as written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.key.as_ref())
+    }
+
+    fn raw(&self, key: &str) -> Option<&str> {
+        self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key)).map(|entry| entry.value.as_ref())
+    }
+
+    /// The value of a parameter that goes by any of these names; `None` if it is absent or empty everywhere.
+    pub(super) fn get(&self, names: &[&'static str]) -> Result<Option<Param>, LinkError> {
+        self.find(names, false)
+    }
+
+    /// Like [`Params::get`], for a value that must not be quoted.
+    pub(super) fn secret(&self, names: &[&'static str]) -> Result<Option<Param>, LinkError> {
+        self.find(names, true)
+    }
+
+    /// Like [`Params::get`], for a parameter that must be there.
+    pub(super) fn need(&self, name: &'static str, expected: &'static str) -> Result<Param, LinkError> {
+        self.find(&[name], false)?.ok_or(LinkError::Missing { field: name, expected })
+    }
+
+    fn find(&self, names: &[&'static str], secret: bool) -> Result<Option<Param>, LinkError> {
+        let mut found: Option<Param> = None;
+        for entry in &self.entries {
+            let Some(name) = names.iter().find(|name| entry.key.eq_ignore_ascii_case(name)) else { continue };
+            let label = entry.label.unwrap_or(name);
+            let raw = entry.value.trim();
+            let decoded = match entry.form {
+                Form::Encoded => text::decode(raw),
+                Form::Plain => no_control(raw),
+                Form::Structure => Err("a string or a number"),
+            };
+            let value =
+                decoded.map_err(|expected| LinkError::Invalid { field: label, value: shown(raw, secret), expected })?;
+            let param = Param { label, value: value.trim().to_owned(), secret };
+            match &found {
+                _ if param.value.is_empty() => {}
+                None => found = Some(param),
+                Some(first) if first.value == param.value => {}
+                Some(first) => {
+                    return Err(LinkError::Conflict { field: label, first: first.shown(), second: param.shown() });
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn no_control(text: &str) -> Result<Cow<'_, str>, text::Expected> {
+    if text.chars().any(char::is_control) { Err("no control characters") } else { Ok(Cow::Borrowed(text)) }
+}
+
+/// The parameters of a link that is being written.
+#[derive(Default)]
+pub(super) struct Query(String);
+
+impl Query {
+    /// Adds a parameter.
+    pub(super) fn push(&mut self, key: &str, value: &str) {
+        self.0.push(if self.0.is_empty() { '?' } else { '&' });
+        self.0.push_str(key);
+        self.0.push('=');
+        self.0.push_str(&text::encode(value));
+    }
+
+    /// Adds a parameter if it has a value.
+    pub(super) fn push_some(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.push(key, value);
+        }
+    }
+
+    /// The query with its `?`, or nothing.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Decodes a credential from userinfo; a mistake in it is reported without any of it.
+pub(super) fn credential(field: &'static str, raw: &str) -> Result<String, LinkError> {
+    let decoded =
+        text::decode(raw).map_err(|expected| LinkError::Invalid { field, value: Shown::hidden(), expected })?;
+    Ok(decoded.into_owned())
+}

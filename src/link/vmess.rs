@@ -1,0 +1,201 @@
+//! `vmess://`: base64 of a JSON object (v2rayN's form 2, the common one) or the URL form of Xray's discussion 716.
+//!
+//! Source of the JSON keys: v2rayN's wiki and `VmessFmt`. Its values come as strings, numbers, booleans or null.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Value, json};
+
+use super::error::{LinkError, Shown};
+use super::security::{self, Rules};
+use super::text::{self, Expected};
+use super::url::{Params, Tail};
+use super::{node, transport, vless};
+use crate::config::{Config, Protocol, Secret, Security, Transport};
+
+const RULES: Rules = Rules { tls_by_default: false, reality: false };
+const OBJECT: Expected = "base64 of a JSON object, or uuid@host:port";
+
+/// Reads what follows `vmess://`.
+pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
+    let tail = Tail::split(rest);
+    // No base64 holds an `@`, and no URL form is without.
+    if tail.main.contains('@') { from_url(&tail) } else { from_base64(&tail) }
+}
+
+fn from_url(tail: &Tail<'_>) -> Result<Config, LinkError> {
+    let authority = tail.authority(true)?;
+    let uuid = vless::user_id(&authority)?;
+    let (address, port) = (authority.address()?, authority.port(None)?);
+    let protocol = user(uuid, &tail.params)?;
+    let transport = transport::read(&tail.params)?;
+    let security = security::read(&tail.params, RULES)?;
+    Ok(node(tail.name(), address, port, protocol, transport, security))
+}
+
+fn from_base64(tail: &Tail<'_>) -> Result<Config, LinkError> {
+    let payload = |value| LinkError::Invalid { field: "payload", value, expected: OBJECT };
+    let decoded = text::encoded_text(tail.main).ok_or_else(|| payload(Shown::hidden()))?;
+    if !decoded.trim_start().starts_with('{') {
+        // Shadowrocket's base64(method:uuid@host:port) and Quantumult's text end here.
+        return Err(payload(Shown::hidden()));
+    }
+    let Object(entries) = serde_json::from_str(&decoded).map_err(|_| payload(Shown::hidden()))?;
+    let params = params(entries)?;
+    let uuid = params.secret(&["id"])?.ok_or(LinkError::Missing { field: "id", expected: "the user's id" })?;
+    let uuid = uuid.check(text::user_id)?;
+    let address = params.need("add", "a host name or an IP address")?.check(text::host)?;
+    let port = params.need("port", "a number from 1 to 65535")?.check(text::port)?;
+    let protocol = user(uuid, &params)?;
+    let transport = transport::read(&params)?;
+    let security = security::read(&params, RULES)?;
+    let name = params.name("ps").unwrap_or_else(|| tail.name());
+    Ok(node(name, address, port, protocol, transport, security))
+}
+
+/// Writes the base64 form with every value as a string, which is the one all clients read.
+pub(super) fn write(config: &Config, uuid: &Secret, method: &str, alter_id: u16) -> String {
+    let (header, host, path) = match &config.transport {
+        Transport::Tcp { http_header: None } => ("none", None, None),
+        Transport::Tcp { http_header: Some(header) } => {
+            ("http", Some(header.hosts.join(",")), Some(header.paths.join(",")))
+        }
+        Transport::Ws { path, host } => ("none", host.clone(), Some(path.clone())),
+    };
+    let mut object = json!({
+        "v": "2",
+        "ps": config.name,
+        "add": config.address,
+        "port": config.port.to_string(),
+        "id": uuid.reveal(),
+        "aid": alter_id.to_string(),
+        "scy": method,
+        "net": config.transport.name(),
+        "type": header,
+        "host": host.unwrap_or_default(),
+        "path": path.unwrap_or_default(),
+        "tls": if config.security == Security::None { "" } else { config.security.name() },
+    });
+    if let Security::Tls(tls) = &config.security {
+        object["sni"] = json!(tls.sni.as_deref().unwrap_or_default());
+        object["alpn"] = json!(tls.alpn.join(","));
+        object["fp"] = json!(tls.fingerprint.as_deref().unwrap_or_default());
+        let rare = [("pcs", &tls.pinned_sha256), ("vcn", &tls.verify_name), ("ech", &tls.ech)];
+        for (key, value) in rare.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+            object[key] = json!(value);
+        }
+        if tls.allow_insecure {
+            object["insecure"] = json!("1");
+        }
+    }
+    format!("vmess://{}", STANDARD.encode(object.to_string()))
+}
+
+fn user(uuid: String, params: &Params<'_>) -> Result<Protocol, LinkError> {
+    if let Some(flow) = params.get(&["flow"])?.filter(|flow| flow.word() != "none") {
+        return Err(flow.invalid("no flow, which is of vless only"));
+    }
+    let method = params.get(&["encryption"])?.map(|param| param.check(method)).transpose()?;
+    let alter_id = params.get(&["aid", "alterId"])?;
+    let alter_id = alter_id.map(|param| param.check(|value| value.parse().map_err(|_| "a number from 0 to 65535")));
+    Ok(Protocol::Vmess {
+        uuid: Secret::new(uuid),
+        method: method.unwrap_or("auto").to_owned(),
+        alter_id: alter_id.transpose()?.unwrap_or_default(),
+    })
+}
+
+fn method(value: &str) -> Result<&'static str, Expected> {
+    Ok(match value.to_ascii_lowercase().as_str() {
+        "auto" => "auto",
+        "aes-128-gcm" => "aes-128-gcm",
+        "chacha20-poly1305" | "chacha20-ietf-poly1305" => "chacha20-poly1305",
+        "none" => "none",
+        "zero" => "zero",
+        _ => return Err("auto, aes-128-gcm, chacha20-poly1305, none or zero"),
+    })
+}
+
+/// The members of a JSON object in their order, so that one given twice is noticed.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Turns the members into the parameters a URL would have; what this form calls otherwise keeps its name in errors.
+fn params(entries: Vec<(String, Value)>) -> Result<Params<'static>, LinkError> {
+    let mut params = Params::default();
+    let mut first_version = true;
+    for (key, value) in entries {
+        let (name, label): (Cow<'static, str>, _) = match key.to_ascii_lowercase().as_str() {
+            "net" => ("type".into(), Some("net")),
+            "type" => ("headerType".into(), Some("type")),
+            "tls" => ("security".into(), Some("tls")),
+            "scy" => ("encryption".into(), Some("scy")),
+            "security" => ("encryption".into(), Some("security")),
+            _ => (key.into(), None),
+        };
+        let Some(mut value) = scalar(value) else {
+            params.push_structure(name, label);
+            continue;
+        };
+        if label == Some("tls") {
+            value = match value.trim() {
+                "true" | "1" => "tls".to_owned(),
+                "false" | "0" => "none".to_owned(),
+                _ => value,
+            };
+        }
+        if name == "v" {
+            first_version = matches!(value.trim(), "" | "1");
+        }
+        params.push(name, label, value);
+    }
+    if first_version {
+        params.split_path_from_host();
+    }
+    Ok(params)
+}
+
+/// A value as text; `None` for what has no text form.
+fn scalar(value: Value) -> Option<String> {
+    match value {
+        Value::Null => Some(String::new()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::String(value) => Some(value),
+        Value::Number(number) => Some(match number.as_f64() {
+            // `443.0` is what some scripting languages make of 443.
+            Some(float) if number.is_f64() && float.fract() == 0.0 => format!("{float:.0}"),
+            _ => number.to_string(),
+        }),
+        Value::Array(items) => {
+            let texts: Option<Vec<_>> =
+                items.into_iter().map(|item| if item.is_array() { None } else { scalar(item) }).collect();
+            Some(texts?.join(","))
+        }
+        Value::Object(_) => None,
+    }
+}
