@@ -291,3 +291,39 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_name_and_host_fall_back_on_each_other_and_on_the_address() {
+        let names = |sni: Option<&str>, host: Option<&str>| {
+            let config = Config {
+                name: "n".into(),
+                address: "node.test".into(),
+                port: NonZeroU16::MIN,
+                protocol: Protocol::Trojan { password: Secret::new("p") },
+                transport: Transport::Ws { path: "/".into(), host: host.map(str::to_owned) },
+                security: Security::Tls(Tls { sni: sni.map(str::to_owned), ..Tls::default() }),
+            };
+            let owned = |name: Option<&str>| name.unwrap().to_owned();
+            (owned(config.effective_sni()), owned(config.effective_host()))
+        };
+        let pair = |sni: &str, host: &str| (sni.to_owned(), host.to_owned());
+        assert_eq!(names(Some("s"), Some("h")), pair("s", "h"));
+        assert_eq!(names(Some("s"), None), pair("s", "s"));
+        assert_eq!(names(None, Some("h")), pair("h", "h"));
+        assert_eq!(names(None, None), pair("node.test", "node.test"));
+        let bare = Config {
+            name: "n".into(),
+            address: "node.test".into(),
+            port: NonZeroU16::MIN,
+            protocol: Protocol::Trojan { password: Secret::new("p") },
+            transport: Transport::Tcp { http_header: None },
+            security: Security::None,
+        };
+        assert_eq!((bare.effective_sni(), bare.effective_host()), (None, None));
+    }
+}

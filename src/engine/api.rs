@@ -69,7 +69,9 @@ impl fmt::Display for InboundKind {
     }
 }
 
-/// Bytes that went through the session's outbound since the engine started; the node's protocol is not counted.
+/// Bytes that went through the session's outbound since the engine started: what is inside TLS, with the headers of
+/// the node's protocol. Xray does not count what a connection sends first, together with that header, nor what it
+/// splices (Vision) before the connection ends: figures for people, not for accounting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Towards the node.
