@@ -157,7 +157,7 @@ fn what_only_changes_the_looks_is_no_reason_to_refuse() {
     let tls = Tls { fingerprint: Some("chrome".into()), ..Tls::default() };
     accepts(&v2ray(), vless(None), tcp(), Security::Tls(tls.clone()));
     let generated = session(&v2ray(), vless(None), tcp(), Security::Tls(tls));
-    let stream = &generated["outbounds"][0]["streamSettings"];
+    let stream = &generated["outbounds"][1]["streamSettings"];
     assert_eq!(stream["security"], "tls");
     assert_eq!(stream["tlsSettings"], json!({ "serverName": "node.test" }), "no word that V2Ray does not know");
 }
@@ -176,7 +176,7 @@ fn xray_refuses_by_version() {
     let said = refusal(&engine(Family::Xray, "25.12.8"), vless(None), tcp(), Security::Tls(pinned.clone()));
     assert!(said.contains("Xray 26.2.6 or newer can"), "{said}");
     let generated = session(&xray(), vless(None), tcp(), Security::Tls(pinned));
-    let tls = &generated["outbounds"][0]["streamSettings"]["tlsSettings"];
+    let tls = &generated["outbounds"][1]["streamSettings"]["tlsSettings"];
     assert_eq!(tls["pinnedPeerCertSha256"], "ab".repeat(32));
     assert_eq!(tls.get("allowInsecure"), None, "the pin replaces it");
 
@@ -247,11 +247,15 @@ fn a_session_has_one_way_out_and_no_public_way_in() {
     for engine in [xray(), v2ray()] {
         let generated = session(&engine, vless(None), tcp(), Security::None);
         assert_eq!(generated["log"]["access"], "none", "no destination is written anywhere");
-        assert_eq!(generated["outbounds"].as_array().unwrap().len(), 1);
-        assert_eq!(generated["outbounds"][0]["tag"], OUTBOUND_TAG);
+        let [closed, node] = generated["outbounds"].as_array().unwrap().as_slice() else { panic!("{generated}") };
+        assert_eq!(closed["protocol"], "blackhole", "what has no rule goes nowhere");
+        assert_eq!(node["tag"], OUTBOUND_TAG);
         assert_eq!(
             generated["routing"]["rules"],
-            json!([{ "type": "field", "inboundTag": ["private-api"], "outboundTag": "api" }])
+            json!([
+                { "type": "field", "inboundTag": ["private-api"], "outboundTag": "api" },
+                { "type": "field", "network": "tcp,udp", "outboundTag": OUTBOUND_TAG },
+            ])
         );
         let inbounds = generated["inbounds"].as_array().unwrap();
         let tags: Vec<_> = inbounds.iter().map(|inbound| inbound["tag"].as_str().unwrap()).collect();
@@ -282,7 +286,7 @@ fn private_socks_is_for_v2ray_alone() {
 
 #[test]
 fn each_protocol_has_its_settings() {
-    let settings = |protocol| session(&xray(), protocol, tcp(), Security::None)["outbounds"][0]["settings"].clone();
+    let settings = |protocol| session(&xray(), protocol, tcp(), Security::None)["outbounds"][1]["settings"].clone();
     assert_eq!(
         settings(vless(None)),
         json!({ "vnext": [{ "address": "node.test", "port": 443, "users": [
@@ -315,7 +319,7 @@ fn each_protocol_has_its_settings() {
 #[test]
 fn streams_say_host_and_server_name_where_the_engine_looks_for_them() {
     let stream = |engine: &Engine, transport, security| {
-        session(engine, vless(None), transport, security)["outbounds"][0]["streamSettings"].clone()
+        session(engine, vless(None), transport, security)["outbounds"][1]["streamSettings"].clone()
     };
     let tls = Tls { alpn: vec!["h2".into(), "http/1.1".into()], ..Tls::default() };
     let secure = || Security::Tls(tls.clone());
