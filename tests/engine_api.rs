@@ -333,8 +333,6 @@ fn the_private_proxy_reaches_the_origin_and_nobody_else_can_open_it(family: Fami
             assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600, "{}", socket.display());
         }
     }
-    let listening = fs::read_dir(&lab.dir.0).unwrap().count();
-    assert!(listening >= 4, "the sockets are where they were asked to be");
 }
 
 #[test]

@@ -150,8 +150,8 @@ impl Api {
     /// Takes at most 2 s. Dropping the future leaves open whether the port was opened.
     ///
     /// # Errors
-    /// [`ApiError::Refused`] with the engine's words, for example when the address is taken. Nothing is left behind then:
-    /// what the engine had opened of the inbound (TCP, and then UDP was taken) is closed again.
+    /// [`ApiError::Refused`] with the engine's words, for example when the address is taken. Nothing is left behind
+    /// then: what the engine had opened of the inbound (TCP, and then UDP was taken) is closed again.
     pub async fn add_inbound(&self, inbound: &PublicInbound) -> Result<(), ApiError> {
         let accounts = inbound.auth.iter().map(|(user, password)| (user.clone(), password.reveal().to_owned()));
         let accounts: BTreeMap<_, _> = accounts.collect();

@@ -30,8 +30,8 @@ pub struct SessionFiles {
 
 /// The JSON of a session: no public inbound yet, private ones on Unix sockets, and the node as the only way out.
 ///
-/// The value holds credentials: write it to a file of mode 0600 and remove that once the engine is ready. The access log
-/// is off: engines otherwise write every destination to standard output.
+/// The value holds credentials: write it to a file of mode 0600 and remove that once the engine is ready. The access
+/// log is off: engines otherwise write every destination to standard output.
 ///
 /// # Errors
 /// [`Unsupported`] as of [`Engine::supports`], and when a socket path cannot be told to this engine.
@@ -53,7 +53,7 @@ pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) 
         "policy": { "system": { "statsOutboundUplink": true, "statsOutboundDownlink": true } },
         "inbounds": inbounds,
         // The first outbound takes what no rule sends elsewhere, and in V2Ray also what a rule sends to a tag that does
-        // not exist: the API's, while the engine starts. Were the node first, it would be sent what is meant for the API.
+        // not exist: the API's, while the engine starts. Were the node first, it would get what is meant for the API.
         "outbounds": [
             { "tag": "closed", "protocol": "blackhole" },
             outbound::outbound(engine, config, OUTBOUND_TAG),
