@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use smol::block_on;
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use xrat::config::{Config, HttpHeader, Protocol, Reality, Secret, Security, Tls, Transport};
 use xrat::engine::api::{Api, ApiError, InboundKind, PublicInbound};
-use xrat::engine::{Engine, Family, SessionFiles, parse_version, private, session_config};
+use xrat::engine::{Engine, Family, SessionFiles, parse_version, private, ready, session_config};
 
 const UUID: &str = "3b7a2f0e-6c1d-4f5a-9e8b-1c2d3e4f5a6b";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -181,6 +181,24 @@ fn socks(stream: &mut TcpStream, command: u8, target: SocketAddr) -> SocketAddr 
     (Ipv4Addr::new(a, b, c, d), u16::from_be_bytes([high, low])).into()
 }
 
+/// Sends a datagram through a SOCKS association to an echo server, and expects it back.
+fn echo_over_udp(association: SocketAddr) {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let SocketAddr::V4(target) = server.local_addr().unwrap() else { panic!("bound to IPv4") };
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        let (length, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(&buffer[..length], from).unwrap();
+    });
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let datagram = [&[0, 0, 0, 1][..], &target.ip().octets(), &target.port().to_be_bytes(), b"ping"].concat();
+    client.send_to(&datagram, association).unwrap();
+    let mut answer = [0; 64];
+    let length = client.recv(&mut answer).unwrap();
+    assert_eq!(answer[..length], datagram);
+}
+
 fn config(protocol: Protocol, transport: Transport, security: Security, port: NonZeroU16) -> Config {
     Config { name: "test".into(), address: "127.0.0.1".into(), port, protocol, transport, security }
 }
@@ -222,7 +240,7 @@ fn lab(engine: &Engine) -> Lab {
     };
     let session = session_config(engine, &config(vless(), tcp(), Security::None, node), &sockets).unwrap();
     let client = Running::start(engine, &dir.write("session.json", &session));
-    until("readiness", || block_on(private::ready(&sockets.http)));
+    until("readiness", || block_on(ready(engine, &sockets)));
     until("the server", || TcpStream::connect(local(node)));
     let api = Api::new(engine, sockets.api.clone());
     Lab { api, sockets, origin: origin(), _client: client, _server: server, dir }
@@ -244,8 +262,12 @@ fn a_session_carries_traffic_and_its_ports_open_and_close(family: Family) {
     let mut open = dial(socks_port.address());
     socks(&mut open, 1, lab.origin);
     exchange(&mut open, "/over-socks");
-    let association = socks(&mut dial(socks_port.address()), 3, (Ipv4Addr::UNSPECIFIED, 0).into());
+    // Xray counts no uplink for what a connection sends first.
+    exchange(&mut open, "/over-socks-again");
+    let mut control = dial(socks_port.address());
+    let association = socks(&mut control, 3, (Ipv4Addr::UNSPECIFIED, 0).into());
     assert_eq!(association, socks_port.address(), "where UDP is to be sent");
+    echo_over_udp(association);
 
     let http_port = PublicInbound {
         auth: Some(("user".into(), Secret::new("pass"))),
@@ -311,8 +333,6 @@ fn the_private_proxy_reaches_the_origin_and_nobody_else_can_open_it(family: Fami
             assert_eq!(fs::metadata(socket).unwrap().permissions().mode() & 0o777, 0o600, "{}", socket.display());
         }
     }
-    let listening = fs::read_dir(&lab.dir.0).unwrap().count();
-    assert!(listening >= 4, "the sockets are where they were asked to be");
 }
 
 #[test]
@@ -484,5 +504,5 @@ fn short_ids_are_mapped_as_xray_maps_them() {
     let short = Protocol::Vless { uuid: Secret::new("example"), encryption: Secret::new("none"), flow: None };
     let sockets = SessionFiles { socks: None, http: "/h".into(), api: "/a".into() };
     let session = session_config(&engine, &config(short, tcp(), Security::None, port()), &sockets).unwrap();
-    assert_eq!(session["outbounds"][0]["settings"]["vnext"][0]["users"][0]["id"], wanted.trim());
+    assert_eq!(session["outbounds"][1]["settings"]["vnext"][0]["users"][0]["id"], wanted.trim());
 }

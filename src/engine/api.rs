@@ -69,7 +69,9 @@ impl fmt::Display for InboundKind {
     }
 }
 
-/// Bytes that went through the session's outbound since the engine started; the node's protocol is not counted.
+/// Bytes that went through the session's outbound since the engine started: what is inside TLS, with the headers of
+/// the node's protocol. Xray does not count what a connection sends first, together with that header, nor what it
+/// splices (Vision) before the connection ends: figures for people, not for accounting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Towards the node.
@@ -148,8 +150,8 @@ impl Api {
     /// Takes at most 2 s. Dropping the future leaves open whether the port was opened.
     ///
     /// # Errors
-    /// [`ApiError::Refused`] with the engine's words, for example when the address is taken. Nothing is left behind then:
-    /// what the engine had opened of the inbound (TCP, and then UDP was taken) is closed again.
+    /// [`ApiError::Refused`] with the engine's words, for example when the address is taken. Nothing is left behind
+    /// then: what the engine had opened of the inbound (TCP, and then UDP was taken) is closed again.
     pub async fn add_inbound(&self, inbound: &PublicInbound) -> Result<(), ApiError> {
         let accounts = inbound.auth.iter().map(|(user, password)| (user.clone(), password.reveal().to_owned()));
         let accounts: BTreeMap<_, _> = accounts.collect();

@@ -34,7 +34,7 @@ use std::str::FromStr;
 
 use crate::config::{Config, Protocol};
 
-pub use session::{OUTBOUND_TAG, SessionFiles, session_config};
+pub use session::{OUTBOUND_TAG, SessionFiles, ready, session_config};
 
 /// Whose program it is; decides the layout of files, command lines and API messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

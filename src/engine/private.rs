@@ -12,10 +12,10 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 /// More than an engine ever answers with.
 const MAX_HEAD: usize = 1024;
 
-/// One attempt to get an answer from the engine behind the private HTTP socket at `path`: `Ok` means that it is ready.
+/// One attempt to get an answer from the engine behind the private HTTP socket at `path`.
 ///
-/// The request is one that engines answer with 400 by themselves, so that nothing reaches the node. Has no time limit:
-/// the caller repeats it every few milliseconds until its own deadline. Dropping the future only closes the connection.
+/// The request is one that engines answer with 400 by themselves, so that nothing reaches the node. Has no time limit.
+/// Dropping the future only closes the connection. Whether a session is ready says [`super::ready`].
 ///
 /// # Errors
 /// `NotFound` or `ConnectionRefused` while the engine does not listen yet, `InvalidData` when another program answers.

@@ -1,13 +1,15 @@
-//! The whole file of a session's engine.
+//! The whole file of a session's engine, and whether an engine that was started with it is ready.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Engine, Family, Lack, Unsupported, inbound, outbound};
+use super::api::Api;
+use super::{Engine, Family, Lack, Unsupported, inbound, outbound, private};
 use crate::config::Config;
 
-/// The tag of the one outbound; traffic is counted under it.
+/// The tag of the outbound to the node; traffic is counted under it.
 pub const OUTBOUND_TAG: &str = "proxy";
 const API_TAG: &str = "api";
 const API_INBOUND_TAG: &str = "private-api";
@@ -26,10 +28,10 @@ pub struct SessionFiles {
     pub api: PathBuf,
 }
 
-/// The JSON of a session: no public inbound yet, private ones on Unix sockets, one outbound and no other way out.
+/// The JSON of a session: no public inbound yet, private ones on Unix sockets, and the node as the only way out.
 ///
-/// The value holds credentials: write it to a file of mode 0600 and remove that once the engine is ready. The access log
-/// is off: engines otherwise write every destination to standard output.
+/// The value holds credentials: write it to a file of mode 0600 and remove that once the engine is ready. The access
+/// log is off: engines otherwise write every destination to standard output.
 ///
 /// # Errors
 /// [`Unsupported`] as of [`Engine::supports`], and when a socket path cannot be told to this engine.
@@ -50,13 +52,33 @@ pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) 
         "stats": {},
         "policy": { "system": { "statsOutboundUplink": true, "statsOutboundDownlink": true } },
         "inbounds": inbounds,
-        "outbounds": [outbound::outbound(engine, config, OUTBOUND_TAG)],
-        // Everything without a rule takes the first outbound, so also what public inbounds bring later.
+        // The first outbound takes what no rule sends elsewhere, and in V2Ray also what a rule sends to a tag that does
+        // not exist: the API's, while the engine starts. Were the node first, it would get what is meant for the API.
+        "outbounds": [
+            { "tag": "closed", "protocol": "blackhole" },
+            outbound::outbound(engine, config, OUTBOUND_TAG),
+        ],
         "routing": {
             "domainStrategy": "AsIs",
-            "rules": [{ "type": "field", "inboundTag": [API_INBOUND_TAG], "outboundTag": API_TAG }],
+            "rules": [
+                { "type": "field", "inboundTag": [API_INBOUND_TAG], "outboundTag": API_TAG },
+                { "type": "field", "network": "tcp,udp", "outboundTag": OUTBOUND_TAG },
+            ],
         },
     }))
+}
+
+/// One attempt to find the engine ready: its private proxy answers, and so does its API, which comes up a little later.
+///
+/// Only then is it safe to call the API for anything else: a call before may be reset. Nothing reaches the node. The
+/// caller repeats it every few milliseconds until its own deadline, and stops when the process ends; one attempt takes
+/// at most 2 s once the proxy answers. Dropping the future only closes connections.
+///
+/// # Errors
+/// Of the part that did not answer; after the deadline the last one tells why.
+pub async fn ready(engine: &Engine, sockets: &SessionFiles) -> io::Result<()> {
+    private::ready(&sockets.http).await?;
+    Api::new(engine, sockets.api.clone()).traffic().await.map(drop).map_err(io::Error::other)
 }
 
 fn socket<'a>(engine: &Engine, path: &'a Path) -> Result<&'a str, Unsupported> {
