@@ -4,6 +4,8 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`daemon`], [`log`] | the daemon's process |
+//! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`probe`] | whether a node carries traffic, and how fast |
 //! | [`engine`] | the engines: capabilities, configuration files, API, processes |
@@ -16,9 +18,12 @@
 
 pub mod command;
 pub mod config;
+pub mod daemon;
 pub mod engine;
 pub mod event;
+pub mod ipc;
 pub mod link;
+pub mod log;
 pub mod net;
 pub mod paths;
 pub mod probe;

@@ -19,6 +19,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use configs::{ConfigRow, Disabled, FindError, Imported, Sort};
 pub use sessions::{NewSession, ProcessIdentity, SessionRow};
+pub use state::Before;
 pub use subscriptions::{SubscriptionId, SubscriptionRow};
 pub use tests_table::TestRow;
 

@@ -6,6 +6,17 @@ use super::{Store, StoreError};
 use crate::config::ConfigId;
 
 const WANTED: &str = "wanted";
+const BOOT: &str = "boot_id";
+const CLEAN: &str = "clean";
+
+/// What is known of the daemon before this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The boot it ran in; none when this is the first.
+    pub boot_id: Option<String>,
+    /// Whether it ended because somebody asked it to.
+    pub clean: bool,
+}
 
 impl Store {
     /// The config the user asked for last; none after a disconnect.
@@ -22,6 +33,25 @@ impl Store {
     /// When the database cannot be written.
     pub fn set_wanted(&mut self, id: Option<ConfigId>) -> Result<(), StoreError> {
         self.set_fact(WANTED, id.map(|id| id.to_string()).as_deref())
+    }
+
+    /// Writes down that a daemon begins in this boot; returns what is known of the one before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn begin_daemon(&mut self, boot_id: &str) -> Result<Before, StoreError> {
+        let before = Before { boot_id: self.fact(BOOT)?, clean: self.fact(CLEAN)?.is_some() };
+        self.set_fact(BOOT, Some(boot_id))?;
+        self.set_fact(CLEAN, None)?;
+        Ok(before)
+    }
+
+    /// Writes down that the daemon ends because somebody asked it to.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_clean(&mut self) -> Result<(), StoreError> {
+        self.set_fact(CLEAN, Some("1"))
     }
 
     fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {

@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigId};
 use crate::engine::api::{Api, InboundKind, PublicInbound};
 use crate::engine::ports::{self, Kind};
 use crate::engine::process::{Process, TERM_GRACE};
-use crate::engine::{Engine, discover, private, session_config};
+use crate::engine::{self, Engine, SessionFiles, discover, session_config};
 use crate::event::{HealthReport, OwnerKind, Reason, Session, SessionId, SessionStatus};
 use crate::settings::Settings;
 use crate::store::{NewSession, ProcessIdentity, SessionRow};
@@ -116,12 +116,15 @@ async fn try_connect(
     let identity = process.identity();
     context.store.run(move |store| store.session_process(session_id, identity)).await.map_err(internal)?;
 
-    wait_ready(context, &engine, &config, session_id, process, &files.http, &mut cancel).await?;
+    wait_ready(context, &engine, &config, session_id, process, &files, &mut cancel).await?;
     let _ = std::fs::remove_file(&file);
     let api = Api::new(&engine, &files.api);
     for inbound in public_inbounds(&settings) {
         api.add_inbound(&inbound).await.map_err(|error| {
-            (Reason::EngineNotReady, Failure::Internal(format!("{engine} does not serve {}: {error}", inbound.address())))
+            (
+                Reason::EngineNotReady,
+                Failure::Internal(format!("{engine} does not serve {}: {error}", inbound.address())),
+            )
         })?;
     }
     if cancel.try_recv() != Ok(None) {
@@ -259,14 +262,14 @@ fn write_private(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
     file.write_all(text)
 }
 
-/// Ready means that the engine answers on its private socket. Its end, or a message on `cancel`, ends the wait at once.
+/// Ready means that the engine answers on its private sockets. Its end, or a message on `cancel`, ends the wait at once.
 async fn wait_ready(
     context: &Context,
     engine: &Engine,
     config: &Config,
     session_id: SessionId,
     process: &Process,
-    socket: &std::path::Path,
+    files: &SessionFiles,
     cancel: &mut oneshot::Receiver<()>,
 ) -> Result<(), Failed> {
     let failed = |what: String| {
@@ -276,7 +279,7 @@ async fn wait_ready(
         }
         (Reason::EngineNotReady, Failure::Internal(message))
     };
-    let ready = until_ready(socket, READY_TIMEOUT).fuse();
+    let ready = until_ready(engine, files, READY_TIMEOUT).fuse();
     let exited = process.exited().fuse();
     // A sender that is gone says nothing: only a message cancels.
     let cancelled = async {
@@ -296,14 +299,14 @@ async fn wait_ready(
     }
 }
 
-/// Asks the engine behind `socket` until it answers. Safe to drop.
+/// Asks an engine's private sockets until they answer. Safe to drop.
 ///
 /// # Errors
 /// The last answer's, once `timeout` has passed.
-pub(super) async fn until_ready(socket: &std::path::Path, timeout: Duration) -> std::io::Result<()> {
+pub(super) async fn until_ready(engine: &Engine, files: &SessionFiles, timeout: Duration) -> std::io::Result<()> {
     let deadline = Instant::now() + timeout;
     loop {
-        let attempt = private::ready(socket).fuse();
+        let attempt = engine::ready(engine, files).fuse();
         let late = Timer::at(deadline).fuse();
         pin_mut!(attempt, late);
         let result = select_biased! {

@@ -69,9 +69,8 @@ impl Hub {
             (instance_id == ring.instance_id && seq <= ring.last_seq && seq + 1 >= oldest).then_some(seq)
         });
         let (instance_id, last_seq) = (ring.instance_id, ring.last_seq);
-        let snapshot = replay
-            .is_none()
-            .then(|| Recorded { seq: last_seq, at, instance_id, event: Event::Snapshot(status) });
+        let snapshot =
+            replay.is_none().then_some(Recorded { seq: last_seq, at, instance_id, event: Event::Snapshot(status) });
         let cursor = replay.unwrap_or(last_seq);
         // What is replayed on request is not lag, however much it is.
         let patience = last_seq - cursor;

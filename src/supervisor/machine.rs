@@ -20,6 +20,7 @@ pub struct CallId(pub u64);
 
 /// Something the machine must decide about.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is alive, for microseconds")]
 pub enum Input {
     /// A client asks.
     Command(CallId, Command),
@@ -54,6 +55,7 @@ pub struct ConnectFailure {
 
 /// Something the loop must do.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is alive, for microseconds")]
 pub enum Effect {
     /// Answer a client.
     Answer(CallId, Result<Outcome, Failure>),
@@ -65,6 +67,8 @@ pub enum Effect {
     CancelConnect,
     /// End a session's engine.
     Stop(SessionId, Reason),
+    /// Tell when a session's engine ends.
+    Watch(SessionId),
     /// A session's engine is dead: write it down and forget it.
     Discard(SessionId, Reason, String),
     /// Try an exchange through a session.
@@ -124,7 +128,8 @@ impl Machine {
     pub fn begin(&mut self, wanted: Option<(ConfigId, Reason)>, now: DateTime<Utc>) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(session) = &self.status.session {
-            effects.push(Effect::Exchange(session.session_id, Duration::ZERO));
+            let session_id = session.session_id;
+            effects.extend([Effect::Watch(session_id), Effect::Exchange(session_id, Duration::ZERO)]);
         } else if let Some((config_id, reason)) = wanted {
             self.connect(None, config_id, reason, now, &mut effects);
         }
@@ -187,7 +192,8 @@ impl Machine {
                 Some(conflict) => effects.push(answer(Err(conflict))),
                 None => effects.extend([answer(Ok(Outcome::Done {})), Effect::Restart]),
             },
-            Command::RuntimeConnect { config_id } => match self.running_transition().or_else(|| self.running_session()) {
+            Command::RuntimeConnect { config_id } => match self.running_transition().or_else(|| self.running_session())
+            {
                 Some(conflict) => effects.push(answer(Err(conflict))),
                 None => self.connect(Some(call), config_id, Reason::UserRequested, now, effects),
             },
@@ -305,7 +311,7 @@ impl Machine {
                 self.status.session = Some(session.clone());
                 self.enter(State::Connected, reason, now, effects);
                 effects.extend(call.map(|call| Effect::Answer(call, Ok(Outcome::Session(Box::new(session))))));
-                effects.push(Effect::Exchange(session_id, Duration::ZERO));
+                effects.extend([Effect::Watch(session_id), Effect::Exchange(session_id, Duration::ZERO)]);
             }
             Err(_) if cancelled => {
                 effects.extend(call.map(|call| Effect::Answer(call, Err(given_up()))));

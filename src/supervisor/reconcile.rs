@@ -96,7 +96,7 @@ async fn take_over(
         path: row.engine_path.clone(),
     };
     let files = context.session_files(row.session_id, &engine);
-    until_ready(&files.http, ADOPT_TIMEOUT)
+    until_ready(&engine, &files, ADOPT_TIMEOUT)
         .await
         .map_err(|error| format!("the engine does not answer on its private socket: {error}"))?;
     let api = Api::new(&engine, &files.api);

@@ -1,0 +1,201 @@
+//! The daemon's process: its lock, its supervisor and transports, and how it ends or begins again.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::{FutureExt, pin_mut, select};
+use rustix::fs::FlockOperation;
+use rustix::io::{Errno, FdFlags};
+use smol::LocalExecutor;
+
+use crate::ipc::server::Server;
+use crate::paths::{PathError, Paths};
+use crate::settings::{Settings, SettingsError};
+use crate::supervisor::{BeginError, End, Supervisor};
+
+/// Answers that are being written when the daemon ends have so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Names the descriptors that a restarted daemon inherits: lock and listener.
+const RESTART: &str = "XRAT_RESTART";
+
+/// Why a daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The root directory.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// `config.toml`.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Another daemon has this root.
+    #[error("another daemon already runs with the root {}", .0.display())]
+    Locked(PathBuf),
+    /// The lock cannot be taken.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The root.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Store, /proc or signals.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// The socket.
+    #[error("cannot listen at {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The restart.
+    #[error("cannot execute {}: {source}", path.display())]
+    Restart {
+        /// The program.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs a daemon to its end, on this thread. With `background` it leaves the terminal's session first.
+///
+/// # Errors
+/// See [`DaemonError`]. A session that was running is adopted by the next daemon.
+pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
+    let program = std::env::current_exe();
+    if background {
+        // Fails only for a process that leads a group already, which is as good.
+        let _ = rustix::process::setsid();
+        let _ = std::env::set_current_dir("/");
+    }
+    paths.create()?;
+    let inherited = Inherited::take(&paths);
+    let (lock, listener) = match inherited {
+        Some(Inherited { lock, listener }) => (lock, Some(listener)),
+        None => (take_lock(&paths)?, None),
+    };
+    crate::log::init(&paths.daemon_log());
+    let (settings, warnings) = Settings::load(&paths.settings())?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+
+    let executor = LocalExecutor::new();
+    let (end, listener) = smol::block_on(executor.run(serve(&executor, paths.clone(), settings, listener)))?;
+    match end {
+        End::Exit => {
+            let _ = std::fs::remove_file(paths.socket());
+            tracing::info!("the daemon ends");
+            Ok(())
+        }
+        End::Restart => {
+            let path = program.unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+            tracing::info!("executing {} again", path.display());
+            let source = restart(&path, &paths, background, &lock, &listener);
+            Err(DaemonError::Restart { path, source })
+        }
+    }
+}
+
+async fn serve(
+    executor: &LocalExecutor<'_>,
+    paths: Paths,
+    settings: Settings,
+    listener: Option<OwnedFd>,
+) -> Result<(End, OwnedFd), DaemonError> {
+    let path = paths.socket();
+    let (mut supervisor, handle) = Supervisor::begin(paths, settings).await?;
+    let instance_id = supervisor.instance_id();
+    let failed = |source| DaemonError::Socket { path: path.clone(), source };
+    let server = match listener {
+        Some(listener) => Server::inherit(&path, listener, handle),
+        None => Server::bind(&path, handle),
+    };
+    let server = Rc::new(server.map_err(failed)?);
+    let mended = Rc::clone(&server);
+    supervisor.every_housekeeping(move || mended.mend());
+    tracing::info!(%instance_id, pid = std::process::id(), "xrat {} listens at {}", env!("CARGO_PKG_VERSION"), path.display());
+
+    let end = {
+        let supervised = supervisor.run().fuse();
+        let served = server.serve(executor).fuse();
+        pin_mut!(supervised, served);
+        select! {
+            end = supervised => end,
+            () = served => End::Exit,
+        }
+    };
+    server.drain(DRAIN_TIMEOUT).await;
+    let listener = server.listener().map_err(failed)?;
+    Ok((end, listener))
+}
+
+/// One daemon a root: a lock on the directory itself, which lives as long as the descriptor.
+fn take_lock(paths: &Paths) -> Result<OwnedFd, DaemonError> {
+    let failed = |source| DaemonError::Lock { path: paths.root().to_owned(), source };
+    let root = File::open(paths.root()).map_err(failed)?;
+    match rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(root.into()),
+        Err(Errno::WOULDBLOCK) => Err(DaemonError::Locked(paths.root().to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// Executes the program in place of this one: same pid, same children, same lock and listener. Returns only its failure.
+fn restart(
+    program: &std::path::Path,
+    paths: &Paths,
+    background: bool,
+    lock: &OwnedFd,
+    listener: &OwnedFd,
+) -> std::io::Error {
+    for descriptor in [lock, listener] {
+        if let Err(error) = rustix::io::fcntl_setfd(descriptor, FdFlags::empty()) {
+            return error.into();
+        }
+    }
+    let mut command = Command::new(program);
+    command.arg("--root").arg(paths.root()).args(["daemon", "run"]);
+    if background {
+        command.arg("--background");
+    }
+    command.env(RESTART, format!("{} {}", lock.as_raw_fd(), listener.as_raw_fd())).exec()
+}
+
+/// What the daemon before handed over by executing this one.
+struct Inherited {
+    lock: OwnedFd,
+    listener: OwnedFd,
+}
+
+impl Inherited {
+    /// Takes the descriptors over, if they are what they should be: the root directory and a socket.
+    fn take(paths: &Paths) -> Option<Self> {
+        let text = std::env::var(RESTART).ok()?;
+        let (lock, listener) = text.split_once(' ')?;
+        let (lock, listener): (RawFd, RawFd) = (lock.parse().ok()?, listener.parse().ok()?);
+        if lock <= 2 || listener <= 2 || lock == listener {
+            return None;
+        }
+        let is_open = |fd: RawFd| std::fs::metadata(format!("/proc/self/fd/{fd}"));
+        let (directory, root) = (is_open(lock).ok()?, std::fs::metadata(paths.root()).ok()?);
+        if (directory.dev(), directory.ino()) != (root.dev(), root.ino()) {
+            return None;
+        }
+        std::fs::read_link(format!("/proc/self/fd/{listener}")).ok().filter(|link| link.starts_with("socket:"))?;
+        // SAFETY: both are open (looked up above), and at this point of a fresh process nothing else owns them: they
+        // are not the standard streams, and no other thread or library has opened anything that could be them.
+        #[allow(unsafe_code)]
+        let (lock, listener) = unsafe { (OwnedFd::from_raw_fd(lock), OwnedFd::from_raw_fd(listener)) };
+        for descriptor in [&lock, &listener] {
+            rustix::io::fcntl_setfd(descriptor.as_fd(), FdFlags::CLOEXEC).ok()?;
+        }
+        Some(Self { lock, listener })
+    }
+}

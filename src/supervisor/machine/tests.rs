@@ -1,0 +1,1 @@
+//! The machine on its own: every rule, and random sequences of inputs.
