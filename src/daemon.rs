@@ -188,7 +188,8 @@ impl Inherited {
         if (directory.dev(), directory.ino()) != (root.dev(), root.ino()) {
             return None;
         }
-        std::fs::read_link(format!("/proc/self/fd/{listener}")).ok().filter(|link| link.starts_with("socket:"))?;
+        let link = std::fs::read_link(format!("/proc/self/fd/{listener}")).ok()?;
+        link.to_str().filter(|link| link.starts_with("socket:"))?;
         // SAFETY: both are open (looked up above), and at this point of a fresh process nothing else owns them: they
         // are not the standard streams, and no other thread or library has opened anything that could be them.
         #[allow(unsafe_code)]
