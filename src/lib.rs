@@ -4,6 +4,7 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`cli`] | the commands that people type |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`probe`] | whether a node carries traffic, and how fast |
 //! | [`engine`] | the engines: capabilities, configuration files, API, processes |
@@ -14,6 +15,7 @@
 //! | [`settings`], [`paths`] | `config.toml`, and where things live |
 //! | [`net`] | one HTTP exchange over any stream |
 
+pub mod cli;
 pub mod command;
 pub mod config;
 pub mod engine;
