@@ -4,6 +4,7 @@
 //!
 //! | room | what it does |
 //! |---|---|
+//! | [`cli`] | the commands that people type |
 //! | [`daemon`], [`log`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
@@ -16,6 +17,7 @@
 //! | [`settings`], [`paths`] | `config.toml`, and where things live |
 //! | [`net`] | one HTTP exchange over any stream |
 
+pub mod cli;
 pub mod command;
 pub mod config;
 pub mod daemon;

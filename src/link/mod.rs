@@ -28,6 +28,7 @@ mod vmess;
 
 pub use error::{LinkError, Shown};
 pub use fields::{Fields, fields};
+pub use text::is_unprintable;
 
 /// The longest link that is read, in bytes. Real ones stay under 4 KiB, with post-quantum keys.
 pub const MAX_LINK_BYTES: usize = 64 * 1024;
@@ -110,7 +111,7 @@ pub fn looks_like_subscription_url(text: &str) -> bool {
 }
 
 /// The scheme in lower case and what follows its `://`.
-fn split_scheme(link: &str) -> Option<(String, &str)> {
+pub(crate) fn split_scheme(link: &str) -> Option<(String, &str)> {
     let (scheme, rest) = link.split_once("://")?;
     let begins = scheme.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
     let token = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));

@@ -34,7 +34,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Characters that must not reach a terminal or a list: control characters, and those that break or reorder a line.
-pub(super) fn is_unprintable(character: char) -> bool {
+pub fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
 }

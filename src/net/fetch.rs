@@ -120,8 +120,9 @@ async fn follow(url: &Url, route: &Route, user_agent: &str) -> Result<Vec<u8>, F
     Err(FetchError::Redirect { host: url.to_string(), problem: "more than five times" })
 }
 
-/// Loopback and unspecified addresses: a provider has no business sending its users there.
-fn is_local(host: &str) -> bool {
+/// Loopback and unspecified addresses: a provider has no business sending its users there, and they mean another
+/// machine when a proxy resolves them.
+pub fn is_local(host: &str) -> bool {
     host == "localhost"
         || host.ends_with(".localhost")
         || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback() || ip.is_unspecified())

@@ -1,0 +1,230 @@
+//! Why a command failed: one sentence, a hint where there is a way out, and the exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::command::PROTOCOL_VERSION;
+use crate::daemon::DaemonError;
+use crate::ipc::client::ClientError;
+use crate::ipc::wire::Answer;
+use crate::net::fetch::FetchError;
+use crate::net::url::UrlError;
+use crate::paths::PathError;
+use crate::settings::SettingsError;
+use crate::store::{FindError, StoreError};
+
+/// The exit codes. Scripts depend on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// The work failed (500).
+    Failed = 1,
+    /// The request itself is wrong (400).
+    Usage = 2,
+    /// No daemon answers.
+    NotReachable = 3,
+    /// What it names does not exist (404).
+    NotFound = 4,
+    /// It does not go together with what is (409).
+    Conflict = 5,
+}
+
+impl Exit {
+    /// The same in the words of the daemon's answers.
+    fn code(self) -> u16 {
+        match self {
+            Self::Failed | Self::NotReachable => 500,
+            Self::Usage => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The argument parser's words.
+    #[error("{}", .0.trim_end())]
+    Arguments(String),
+    /// A word of the command line is not text.
+    #[error("the arguments are not UTF-8")]
+    NotUtf8,
+    /// An argument that the parser cannot judge.
+    #[error("{0}")]
+    Usage(String),
+    /// The root directory.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// `config.toml`.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An id or a name that does not mean one config.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// An id that means no subscription.
+    #[error("no subscription {0} (see 'xrat subscription list')")]
+    NoSubscription(i64),
+    /// A source that cannot be read.
+    #[error("cannot read {what}: {source}")]
+    Read {
+        /// The file, or standard input.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A source that is neither a link nor a file.
+    #[error("{0} is neither a share link (scheme://…) nor a file")]
+    NoSource(String),
+    /// A source that is too large to be a list of links.
+    #[error("{what} is larger than {limit_mib} MiB: that is no list of links")]
+    TooLarge {
+        /// The file, or standard input.
+        what: String,
+        /// What is read at most.
+        limit_mib: usize,
+    },
+    /// A source without a single link.
+    #[error("{0} is empty: it has no links")]
+    NoLinks(String),
+    /// A source whose every line was refused.
+    #[error("nothing was imported from {what}: {reason}")]
+    AllRefused {
+        /// The source.
+        what: String,
+        /// Why its first line was refused.
+        reason: String,
+    },
+    /// An address that cannot be fetched.
+    #[error("the address {0}")]
+    Url(#[from] UrlError),
+    /// A subscription that cannot be fetched.
+    #[error("cannot fetch the subscription from {host}: {direct}{}", .tunnelled.as_ref().map(|error| format!("; through the running session: {error}")).unwrap_or_default())]
+    Fetch {
+        /// Its host; the rest of the address is a credential.
+        host: String,
+        /// What went wrong directly.
+        direct: Box<FetchError>,
+        /// What went wrong through the session, if one runs.
+        tunnelled: Option<Box<FetchError>>,
+    },
+    /// The daemon did not do it.
+    #[error("{}", .0.message)]
+    Refused(Answer),
+    /// The daemon could not be asked.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The daemon ended while it was being watched.
+    #[error("the daemon has ended")]
+    DaemonEnded,
+    /// The daemon cannot be executed.
+    #[error("cannot start the daemon: {source}")]
+    StartDaemon {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon was executed and does not answer.
+    #[error("the daemon did not start: {what}{}", .lines.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+    NotStarted {
+        /// How it went.
+        what: String,
+        /// The last lines of its log.
+        lines: Vec<String>,
+    },
+    /// The daemon was told to end or to begin again, and did not.
+    #[error("the daemon (pid {pid}) does not do as it was told; see its log")]
+    StillRunning {
+        /// Its pid.
+        pid: u32,
+    },
+    /// The daemon in the foreground.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// Standard output.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    /// The command has told everything already.
+    #[error("")]
+    Told,
+}
+
+impl CliError {
+    /// The exit code.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Self::Arguments(_) | Self::NotUtf8 | Self::Usage(_) | Self::Settings(_) | Self::Url(_) => Exit::Usage,
+            Self::Refused(answer) => match answer.code {
+                400 => Exit::Usage,
+                404 => Exit::NotFound,
+                409 => Exit::Conflict,
+                _ => Exit::Failed,
+            },
+            Self::Client(ClientError::NotReachable { .. }) | Self::DaemonEnded => Exit::NotReachable,
+            Self::Daemon(DaemonError::Locked(_)) => Exit::Conflict,
+            Self::Daemon(DaemonError::Settings(_)) => Exit::Usage,
+            Self::Find(FindError::Missing(_)) | Self::NoSubscription(_) => Exit::NotFound,
+            Self::Find(FindError::Ambiguous { .. }) => Exit::Usage,
+            Self::Find(FindError::Store(_))
+            | Self::Path(_)
+            | Self::Store(_)
+            | Self::Read { .. }
+            | Self::NoSource(_)
+            | Self::TooLarge { .. }
+            | Self::NoLinks(_)
+            | Self::AllRefused { .. }
+            | Self::Fetch { .. }
+            | Self::Client(_)
+            | Self::StartDaemon { .. }
+            | Self::NotStarted { .. }
+            | Self::StillRunning { .. }
+            | Self::Daemon(_)
+            | Self::Output(_)
+            | Self::Told => Exit::Failed,
+        }
+    }
+
+    /// The way out, where the sentence does not have it.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Arguments(_) => Some("'xrat --help' and 'xrat COMMAND --help' tell what there is"),
+            Self::Client(ClientError::NotReachable { .. }) => Some("start the daemon with 'xrat daemon start'"),
+            Self::NoSource(_) => Some("put a link in quotes, give the name of a file, or '-' for standard input"),
+            Self::Fetch { direct, tunnelled: None, .. }
+                if matches!(**direct, FetchError::Connect { .. } | FetchError::TimedOut) =>
+            {
+                Some("if the site is blocked here, connect first ('xrat connect ID') and try again")
+            }
+            _ => None,
+        }
+    }
+
+    /// The failure as an answer of the daemon would put it; none when there is nothing to add to the output.
+    pub(super) fn answer(&self) -> Option<Value> {
+        match self {
+            Self::Told | Self::Output(_) => None,
+            Self::Refused(answer) => serde_json::to_value(answer).ok(),
+            _ => Some(json!({
+                "protocol_version": PROTOCOL_VERSION,
+                "ok": false,
+                "code": self.exit().code(),
+                "message": self.to_string(),
+                "payload": null,
+            })),
+        }
+    }
+
+    /// Whether the reader of the output has gone, as `head` does when it has enough.
+    pub(super) fn is_closed_output(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
