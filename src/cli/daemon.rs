@@ -1,0 +1,273 @@
+//! `daemon start|stop|status|restart|run`.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use argh::{ArgsInfo, FromArgs};
+use async_io::{Async, Timer};
+use futures::future::{Either, select};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::client::{accept, ask, ask_for, root};
+use super::error::CliError;
+use super::{Cli, render};
+use crate::command::{Command, DaemonInfo};
+use crate::ipc::client::{self, ClientError};
+use crate::paths::Paths;
+
+/// A daemon that is not there by then hangs; adopting a session takes a few seconds at the most.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// An engine has 5 s to end, a hung one 2 s more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two looks whether the daemon answers.
+const POLL: Duration = Duration::from_millis(5);
+/// So many of the last lines of its log are shown when a daemon does not start.
+const LAST_LINES: usize = 5;
+/// They are in so much of the log's end.
+const LOG_TAIL: u64 = 8 << 10;
+
+/// Start, stop or look at the daemon.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "daemon")]
+pub(super) struct Daemon {
+    #[argh(subcommand)]
+    action: Action,
+}
+
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand)]
+enum Action {
+    Start(Start),
+    Stop(Stop),
+    Status(DaemonStatus),
+    Restart(Restart),
+    Run(Run),
+}
+
+/// Start the daemon in the background; returns when it answers.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "start")]
+struct Start {
+    /// print what the daemon says of itself as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// End the session and the daemon; returns when it is gone.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "stop")]
+struct Stop {
+    /// print the answer as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Say whether the daemon answers (exit code 3 if not).
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "status")]
+struct DaemonStatus {
+    /// print what the daemon says of itself as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Execute the daemon's program again, after an update: same process, session and connections stay.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "restart")]
+struct Restart {
+    /// print what the daemon says of itself as JSON
+    #[argh(switch)]
+    json: bool,
+}
+
+/// Be the daemon, in the foreground.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "run")]
+struct Run {
+    /// leave the terminal's session; what 'daemon start' uses
+    #[argh(switch)]
+    background: bool,
+}
+
+impl Daemon {
+    pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
+        let paths = root(cli.root.as_deref())?;
+        match self.action {
+            Action::Start(Start { json }) => {
+                let (info, new) = async_io::block_on(start(&paths))?;
+                tell(cli, json, &info, if new { "Started" } else { "Already running" })
+            }
+            Action::Stop(Stop { json }) => {
+                let stopped = async_io::block_on(stop(&paths))?;
+                match (json, stopped) {
+                    (true, _) => render::json(&mut cli.out, &serde_json::json!({ "stopped_pid": stopped }))?,
+                    (false, Some(pid)) => writeln!(cli.out, "Stopped: pid {pid}")?,
+                    (false, None) => writeln!(cli.out, "No daemon runs")?,
+                }
+                Ok(())
+            }
+            Action::Status(DaemonStatus { json }) => {
+                let info = async_io::block_on(ask_for(&paths, &Command::DaemonPing {}))?;
+                tell(cli, json, &info, "Running")
+            }
+            Action::Restart(Restart { json }) => {
+                let (info, how) = async_io::block_on(restart(&paths))?;
+                tell(cli, json, &info, how)
+            }
+            Action::Run(Run { background }) => Ok(crate::daemon::run(paths, background)?),
+        }
+    }
+}
+
+fn tell(cli: &mut Cli, json: bool, info: &DaemonInfo, how: &str) -> Result<(), CliError> {
+    if json {
+        render::json(&mut cli.out, info)?;
+    } else {
+        writeln!(
+            cli.out,
+            "{how}: pid {}, xrat {}, protocol version {}, instance {}",
+            info.pid, info.version, info.protocol_version, info.instance_id
+        )?;
+    }
+    Ok(())
+}
+
+/// What the daemon says of itself; none when there is no daemon.
+async fn ping(paths: &Paths) -> Result<Option<DaemonInfo>, CliError> {
+    match client::dial(&paths.socket(), 1).await {
+        Err(ClientError::NotReachable { .. }) => Ok(None),
+        _ => match ask_for(paths, &Command::DaemonPing {}).await {
+            Ok(info) => Ok(Some(info)),
+            // It ended between the two.
+            Err(CliError::Client(ClientError::NotReachable { .. })) => Ok(None),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
+    if let Some(info) = ping(paths).await? {
+        return Ok((info, false));
+    }
+    paths.create()?;
+    let failed = |source| CliError::StartDaemon { source };
+    let log = std::fs::OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(paths.daemon_log())
+        .map_err(|source| CliError::Read { what: paths.daemon_log().display().to_string(), source })?;
+    let begin = log.metadata().map_err(failed)?.len();
+    // `xrat daemon start 2> daemon.log` means that file.
+    let (stderr, log) = match own_stderr() {
+        Some(file) => (file, None),
+        None => (log.try_clone().map_err(failed)?, Some(log)),
+    };
+    let not_started = |what: &str| CliError::NotStarted {
+        what: what.to_owned(),
+        lines: log.as_ref().and_then(|log| last_lines(log, begin).ok()).unwrap_or_default(),
+    };
+    let mut child = std::process::Command::new(std::env::current_exe().map_err(failed)?)
+        .arg("--root")
+        .arg(paths.root())
+        .args(["daemon", "run", "--background"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr)
+        .spawn()
+        .map_err(failed)?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(info) = ping(paths).await? {
+            return Ok((info, true));
+        }
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            // Another one that was started at the same moment won, and is about to answer.
+            if status.code() == Some(super::error::Exit::Conflict as i32) && Instant::now() < deadline {
+                return wait_for_winner(paths, deadline)
+                    .await
+                    .ok_or_else(|| not_started("another one holds its lock and does not answer"));
+            }
+            return Err(not_started(&format!("it ended with {status}")));
+        }
+        if Instant::now() >= deadline {
+            end(&mut child);
+            return Err(not_started(&format!("it did not answer within {} s", START_TIMEOUT.as_secs())));
+        }
+        Timer::after(POLL).await;
+    }
+}
+
+async fn wait_for_winner(paths: &Paths, deadline: Instant) -> Option<(DaemonInfo, bool)> {
+    while Instant::now() < deadline {
+        if let Ok(Some(info)) = ping(paths).await {
+            return Some((info, false));
+        }
+        Timer::after(POLL).await;
+    }
+    None
+}
+
+/// Standard error, if it is a file that somebody chose.
+fn own_stderr() -> Option<File> {
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().ok()?;
+    let file = File::from(stderr);
+    file.metadata().ok().filter(std::fs::Metadata::is_file).map(|_| file)
+}
+
+fn end(child: &mut Child) {
+    // It hangs and was never a daemon to anybody; its engine, if it has one, is found by the next.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The last lines of a log after `begin`.
+fn last_lines(mut log: &File, begin: u64) -> std::io::Result<Vec<String>> {
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(begin.max(length.saturating_sub(LOG_TAIL))))?;
+    let mut text = Vec::new();
+    log.take(LOG_TAIL).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    Ok(lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).map(|line| (*line).to_owned()).collect())
+}
+
+async fn stop(paths: &Paths) -> Result<Option<u32>, CliError> {
+    let Some(info) = ping(paths).await? else { return Ok(None) };
+    // Opened before it is told to end: afterwards the pid might be another process's.
+    let process = watch(info.pid);
+    ask(paths, &Command::DaemonShutdown {}).await?;
+    if let Some(process) = process {
+        let gone = std::pin::pin!(process.readable());
+        if let Either::Right(_) = select(gone, Timer::after(STOP_TIMEOUT)).await {
+            return Err(CliError::StillRunning { pid: info.pid });
+        }
+    }
+    Ok(Some(info.pid))
+}
+
+fn watch(pid: u32) -> Option<Async<OwnedFd>> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    Async::new_nonblocking(pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?).ok()
+}
+
+async fn restart(paths: &Paths) -> Result<(DaemonInfo, &'static str), CliError> {
+    let Some(before) = ping(paths).await? else { return Ok((start(paths).await?.0, "Started")) };
+    accept(client::call(&paths.socket(), &Command::DaemonRestart {}).await?)?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    while Instant::now() < deadline {
+        // The listener is handed over: a request in between waits in it, or is closed with the old daemon.
+        if let Ok(Some(info)) = ping(paths).await
+            && info.instance_id != before.instance_id
+        {
+            return Ok((info, "Restarted"));
+        }
+        Timer::after(POLL).await;
+    }
+    Err(CliError::StillRunning { pid: before.pid })
+}

@@ -1,0 +1,70 @@
+//! `events`: what happens, as it happens.
+
+use std::io::Write;
+
+use argh::{ArgsInfo, FromArgs};
+use chrono::Local;
+
+use super::client::root;
+use super::error::CliError;
+use super::{Cli, render, status};
+use crate::event::{Event, Recorded};
+use crate::ipc::client;
+
+/// Follow what the daemon does.
+#[derive(FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "events")]
+pub(super) struct Events {
+    /// print the events as the daemon sends them, one JSON object a line
+    #[argh(switch)]
+    json: bool,
+}
+
+impl Events {
+    pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
+        let paths = root(cli.root.as_deref())?;
+        async_io::block_on(async {
+            let mut events = match client::subscribe(&paths.socket()).await? {
+                Ok(events) => events,
+                Err(answer) => return Err(CliError::Refused(answer)),
+            };
+            if self.json {
+                while let Some(line) = events.next_line().await? {
+                    writeln!(cli.out, "{line}")?;
+                    cli.out.flush()?;
+                }
+            } else {
+                while let Some(event) = events.next().await? {
+                    let time = event.at.with_timezone(&Local).format("%H:%M:%S%.3f");
+                    writeln!(cli.out, "{time}  {}", render::clean(&describe(&event)))?;
+                    cli.out.flush()?;
+                }
+            }
+            Err(CliError::DaemonEnded)
+        })
+    }
+}
+
+fn describe(event: &Recorded) -> String {
+    match &event.event {
+        Event::Snapshot(status) => {
+            let session = status.session.as_ref().map(|session| format!(": {}", status::node(session)));
+            format!("{}{}", status.state, session.unwrap_or_default())
+        }
+        Event::StateChanged { new, old, reason, session } => {
+            let session = session.as_ref().map(|session| format!(": {}", status::node(session)));
+            format!("{old} -> {new} ({reason}){}", session.unwrap_or_default())
+        }
+        Event::HealthChanged { session_id, health, delay_ms, detail } => {
+            let delay = delay_ms.map(|delay| format!(", {delay} ms")).unwrap_or_default();
+            let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            format!("session {session_id} is {}{delay}{detail}", health.status)
+        }
+        Event::SessionFailed { session_id, reason, detail } => {
+            format!("session {session_id} failed ({reason}): {detail}")
+        }
+        Event::ConfigsChanged {} => "configs changed".to_owned(),
+        Event::SettingsChanged {} => "settings read again".to_owned(),
+        Event::Lagged { missed } => format!("{missed} events missed: this reader was too slow"),
+    }
+}
