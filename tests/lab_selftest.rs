@@ -1,4 +1,5 @@
 //! The lab itself: its servers carry real exchanges, its relay does what each mode says, and nothing is left behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic with a message is the report")]
 
 mod lab;
 

@@ -1,5 +1,6 @@
 //! Where the engines are, how each is started, and what a test does without one.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -59,7 +60,8 @@ pub fn engine(name: &str) -> Option<PathBuf> {
         let ci = std::env::var("CI").is_ok_and(|value| value == "true");
         let advice = kind.how_to_get();
         assert!(!ci || excused, "{name} is not in PATH, and this is CI: {advice}");
-        eprintln!("skipped: {name} is not in PATH: {advice}");
+        // Past the test harness, which would hide it: a skipped test counts as passed.
+        let _ = writeln!(std::io::stderr(), "skipped: {name} is not in PATH: {advice}");
     }
     found
 }

@@ -98,6 +98,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
+/// How often a test of something random is repeated: `usual` times, or `nightly` times with `XRAT_NIGHTLY=1`.
+pub fn rounds(usual: usize, nightly: usize) -> usize {
+    match std::env::var("XRAT_NIGHTLY") {
+        Ok(value) if value == "1" => nightly,
+        _ => usual,
+    }
+}
+
 /// The source tree, for tests that read files of the repository.
 ///
 /// `scripts/test` sets it when the tests run on a copy: as root it cannot be the tree they were built in.
