@@ -1,0 +1,114 @@
+//! The lab: real engines, servers and relays on loopback, made and removed by the tests themselves.
+//!
+//! An integration test says `mod lab;` and takes what it needs; nothing here is a mock.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`ports`] | TCP and UDP ports no other test has |
+//! | [`scratch`] | private directories with short paths |
+//! | [`process`] | child processes that cannot outlive the test |
+//! | [`engines`] | where `v2ray` and `xray` are, and what to do without them |
+//! | [`tls`] | a throw-away certificate authority |
+//! | [`origin`] | the web server at the far end |
+//! | [`relay`] | the line in between, which can be made slow, dead or deaf |
+//! | [`server`] | the proxy server, and the share links its user would paste |
+//! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
+//! | [`daemon`] | the real `xrat` in a root of its own |
+//!
+//! Everything ends on drop. What a killed test leaves behind is swept by the next one.
+#![allow(dead_code, reason = "each integration test is a crate of its own and uses its own part of the lab")]
+#![allow(unreachable_pub, reason = "the lab is a library in the shape of a module")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic with a message is the report")]
+
+pub mod client;
+pub mod daemon;
+pub mod engines;
+pub mod origin;
+pub mod ports;
+pub mod process;
+pub mod relay;
+pub mod scratch;
+pub mod server;
+mod thread;
+pub mod tls;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+#[allow(unused_imports, reason = "not every test has a daemon")]
+pub use daemon::Daemon;
+pub use engines::{Kind, engine};
+pub use origin::Origin;
+pub use relay::{Mode, Relay};
+pub use server::Server;
+pub use tls::Authority;
+
+/// How long the lab waits for anything that should happen soon: long enough for two busy cores.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a condition that has no event of its own is looked at.
+const POLL: Duration = Duration::from_millis(4);
+
+/// A proxy server with an origin behind it: what most tests start from.
+pub struct Lab {
+    /// Signs the certificates of `server` and `origin`.
+    pub authority: Authority,
+    /// The web server that requests through the proxy should reach.
+    pub origin: Origin,
+    /// The proxy server.
+    pub server: Server,
+}
+
+impl Lab {
+    /// Starts everything with the server run by `kind`; `None` (after saying so) without that engine.
+    pub fn start(kind: Kind) -> Option<Self> {
+        let program = engine(kind.name())?;
+        let authority = Authority::new();
+        let origin = Origin::start(&authority);
+        let server = Server::start(kind, &program, &authority, &origin);
+        Some(Self { authority, origin, server })
+    }
+}
+
+/// Looks at `condition` until it gives a value.
+///
+/// # Panics
+/// After [`PATIENCE`], with `what` in the message.
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(PATIENCE, what, condition)
+}
+
+/// [`wait_for`] with a deadline of its own.
+pub fn wait_for_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// After [`PATIENCE`], with `what` in the message.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// How often a test of something random is repeated: `usual` times, or `nightly` times with `XRAT_NIGHTLY=1`.
+pub fn rounds(usual: usize, nightly: usize) -> usize {
+    match std::env::var("XRAT_NIGHTLY") {
+        Ok(value) if value == "1" => nightly,
+        _ => usual,
+    }
+}
+
+/// The source tree, for tests that read files of the repository.
+///
+/// `scripts/test` sets it when the tests run on a copy: as root it cannot be the tree they were built in.
+pub fn source_dir() -> PathBuf {
+    std::env::var_os("XRAT_TEST_SOURCE").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
