@@ -11,7 +11,7 @@ use super::client::{ask_for, root};
 use super::error::CliError;
 use super::{Cli, render};
 use crate::command::Command;
-use crate::event::{Health, Session, State, Status};
+use crate::event::{Health, Reason, Session, State, Status};
 use crate::ipc::client;
 use crate::paths::Paths;
 
@@ -67,10 +67,13 @@ async fn show(paths: &Paths, json: bool, cli: &mut Cli) -> Result<(), CliError> 
         (State::Connected, _) => Style::new().green(),
         _ => Style::new(),
     };
-    let reason = status.reason.as_str().replace('_', " ");
+    let reason = match status.reason {
+        Reason::None => String::new(),
+        reason => format!(" ({})", reason.as_str().replace('_', " ")),
+    };
     writeln!(
         cli.out,
-        "{} since {} ({reason})",
+        "{} since {}{reason}",
         color.apply_to(status.state).bold(),
         status.since.with_timezone(&Local).format("%H:%M:%S")
     )?;

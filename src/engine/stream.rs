@@ -3,11 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use super::{Engine, Family, v2ray, xray};
-use crate::config::{Config, HttpHeader, Reality, Security, Tls, Transport};
+use crate::config::{Config, HttpHeader, Protocol, Reality, Security, Tls, Transport};
 
 /// Sent by the HTTP disguise of TCP; both engines replace all their own headers as soon as one is given.
 const USER_AGENT: &str =
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36";
+
+/// The ALPN name of HTTP/1.1.
+const HTTP_1_1: &str = "http/1.1";
 
 /// The settings of a config that passed [`Engine::supports`].
 pub(super) fn settings(engine: &Engine, config: &Config) -> Value {
@@ -86,12 +89,14 @@ fn tls_settings(engine: &Engine, config: &Config, tls: &Tls, sni: &str) -> Value
     settings.into()
 }
 
-/// The engines' WebSocket clients speak HTTP/1.1 whatever was negotiated, so `h2` is not offered there.
+/// The engines' WebSocket clients speak HTTP/1.1 whatever was negotiated, so `h2` is not offered there. For an HTTP
+/// proxy they would use an `h2` that a server negotiates and cannot speak: unless the link asks for it, it is not offered.
 fn alpn<'a>(config: &Config, tls: &'a Tls) -> Vec<&'a str> {
     let offered = tls.alpn.iter().map(String::as_str);
-    match config.transport {
-        Transport::Ws { .. } => offered.filter(|name| *name == "http/1.1").collect(),
-        Transport::Tcp { .. } => offered.collect(),
+    match (&config.transport, &config.protocol) {
+        (Transport::Ws { .. }, _) => offered.filter(|name| *name == HTTP_1_1).collect(),
+        (Transport::Tcp { .. }, Protocol::Http { .. }) if tls.alpn.is_empty() => vec![HTTP_1_1],
+        (Transport::Tcp { .. }, _) => offered.collect(),
     }
 }
 

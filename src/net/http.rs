@@ -79,8 +79,8 @@ where
         .header(header::HOST, url.authority())
         .header(header::USER_AGENT, user_agent)
         .header(header::ACCEPT, "*/*")
-        .header(header::ACCEPT_ENCODING, "gzip")
-        .header(header::CONNECTION, "close");
+        // No `Connection: close`: a server that closes first makes V2Ray lose short answers over WebSocket.
+        .header(header::ACCEPT_ENCODING, "gzip");
     if let Some(user_info) = &url.user_info {
         let token = base64::prelude::BASE64_STANDARD.encode(user_info.reveal());
         request = request.header(header::AUTHORIZATION, format!("Basic {token}"));

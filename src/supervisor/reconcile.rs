@@ -101,13 +101,18 @@ async fn take_over(
         .map_err(|error| format!("the engine does not answer on its private socket: {error}"))?;
     let api = Api::new(&engine, &files.api);
     put_back_inbounds(context, row, process.identity(), &api).await?;
-    let (session_id, instance) = (row.session_id, context.info.instance_id);
-    context
-        .store
-        .run(move |store| store.session_adopted(session_id, instance))
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok((session_of(row, process.identity(), context), api, files))
+    let (session_id, config_id, instance) = (row.session_id, row.config_id, context.info.instance_id);
+    let config = context.store.run(move |store| {
+        store.session_adopted(session_id, instance)?;
+        store.config(config_id)
+    });
+    let config = config.await.map_err(|error| error.to_string())?;
+    let mut session = session_of(row, process.identity(), context);
+    // It may have been renamed since; one that was removed keeps the name it had.
+    if let Some(row) = config {
+        session.name = row.config.name;
+    }
+    Ok((session, api, files))
 }
 
 /// A daemon that was killed between two steps may have left the engine without a public address.
