@@ -219,7 +219,8 @@ fn the_daemon_is_told_of_changes_and_of_nothing_else() {
     root.run(&["show", "99"]).failed(4, "");
     root.run(&["disable", "1"]).ok();
     let (request, more) = daemon.join().unwrap();
-    assert_eq!(request, "{\"protocol_version\":1,\"request\":{\"payload\":{},\"type\":\"ConfigsChanged\"}}\n");
+    let request: serde_json::Value = serde_json::from_str(&request).unwrap();
+    assert_eq!(request, json!({"protocol_version": 1, "request": {"type": "ConfigsChanged", "payload": {}}}));
     assert!(!more);
 }
 

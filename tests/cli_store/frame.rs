@@ -1,6 +1,6 @@
 //! What all commands share: arguments, help, exit codes, output that ends early, private files.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
@@ -54,6 +54,22 @@ fn everything_is_private() {
         seen += 1;
     }
     assert!(seen >= 3, "database, runtime, logs");
+}
+
+#[test]
+fn the_process_gains_no_privilege_and_makes_no_file_for_others() {
+    let root = Root::with_configs();
+    let pipe = root.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let child = root.command(&["parse", pipe.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    // This waits until the program reads from the other end.
+    let mut writer = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    writer.write_all(link("a", "a.example").as_bytes()).unwrap();
+    drop(writer);
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Umask:\t0077\n"), "{status}");
 }
 
 #[test]

@@ -22,16 +22,23 @@ pub(crate) enum Answer {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     answers: Arc<Mutex<HashMap<String, Answer>>>,
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
         let answers = Arc::new(Mutex::new(HashMap::new()));
-        let table = Arc::clone(&answers);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (table, log) = (Arc::clone(&answers), Arc::clone(&asked));
         let address = serve(move |stream| {
-            let _ = answer(stream, &table);
+            let _ = answer(stream, &table, &log);
         });
-        Self { address, answers }
+        Self { address, answers, asked }
+    }
+
+    /// How often a path was asked for.
+    pub(crate) fn count(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| *asked == path).count()
     }
 
     pub(crate) fn set(&self, path: &str, answer: Answer) {
@@ -61,7 +68,11 @@ fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     address
 }
 
-fn answer(mut stream: TcpStream, answers: &Mutex<HashMap<String, Answer>>) -> std::io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    answers: &Mutex<HashMap<String, Answer>>,
+    asked: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -70,6 +81,7 @@ fn answer(mut stream: TcpStream, answers: &Mutex<HashMap<String, Answer>>) -> st
         line.clear();
     }
     let path = request.split([' ', '?']).nth(1).unwrap_or_default();
+    asked.lock().unwrap().push(path.to_owned());
     let answer = answers.lock().unwrap().get(path).cloned();
     let sized = |stream: &mut TcpStream, headers: &str, body: &[u8]| {
         write!(stream, "HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\n\r\n", body.len())?;

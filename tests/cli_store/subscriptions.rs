@@ -99,6 +99,7 @@ fn bad_providers_are_refused_with_the_reason_and_store_nothing() {
         let run = root.run(&["import", &server.url(path)]).failed(1, reason);
         assert!(!run.err.contains(SECRET) && !run.err.contains(path), "{run:#?}");
     }
+    assert_eq!(server.count("/loop"), 6, "the first and five redirects");
     let run = root.run(&["import", &server.url("/missing"), "--json"]);
     assert_eq!((run.code, &run.json()["code"]), (1, &json!(500)));
     assert_eq!(root.run(&["subscription", "list", "--json"]).ok().out, "[]\n");
