@@ -149,7 +149,7 @@ impl Show {
         if self.json {
             let mut value = summary(&row);
             // Both are objects; where both have a name they mean the same.
-            if let (Some(all), Value::Object(fields)) = (value.as_object_mut(), serde_json::json!(fields)) {
+            if let (Some(all), Value::Object(fields)) = (value.as_object_mut(), json!(fields)) {
                 all.extend(fields);
                 if self.link {
                     all.insert("link".to_owned(), link::write(&row.config).into());
@@ -160,13 +160,13 @@ impl Show {
         let mut rows = vec![("id".to_owned(), row.config_id.to_string())];
         rows.extend(parse::rows(&fields));
         rows.push(("state".to_owned(), state(&row).to_owned()));
-        rows.push(("added".to_owned(), row.added_at.format("%Y-%m-%d %H:%M UTC").to_string()));
+        rows.push(("added".to_owned(), render::time(row.added_at)));
         if let Some(test) = &row.last_test {
             let result = match (test.delay_ms, &test.failure) {
                 (Some(delay), _) => format!("{delay} ms"),
                 (None, failure) => failure.clone().unwrap_or_else(|| "failed".to_owned()),
             };
-            rows.push(("last test".to_owned(), format!("{result} ({})", test.at.format("%Y-%m-%d %H:%M UTC"))));
+            rows.push(("last test".to_owned(), format!("{result} ({})", render::time(test.at))));
         }
         Ok(render::fields(&mut cli.out, &rows)?)
     }
@@ -174,10 +174,9 @@ impl Show {
 
 /// Hides what gives access to the node. A user name is often a token.
 fn mask(fields: &mut Fields) {
-    for secret in [&mut fields.uuid, &mut fields.password, &mut fields.username, &mut fields.plugin] {
-        if let Some(secret) = secret {
-            MASK.clone_into(secret);
-        }
+    let secrets = [&mut fields.uuid, &mut fields.password, &mut fields.username, &mut fields.plugin];
+    for secret in secrets.into_iter().flatten() {
+        MASK.clone_into(secret);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use chrono::{DateTime, Utc};
 use console::{Style, measure_text_width};
 use serde::Serialize;
 
@@ -66,6 +67,11 @@ pub(super) fn clean(text: &str) -> String {
         }
     }
     clean
+}
+
+/// A time for people.
+pub(super) fn time(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// A table with a heading; columns are as wide as what they show takes on a terminal.

@@ -88,15 +88,19 @@ impl<'a> Source<'a> {
 /// Links that were pasted into one argument. A name may have spaces and the address of a web site in it, so that a new
 /// link begins only where a word looks like the link of a proxy.
 fn one_a_line(text: &str) -> String {
-    let mut lines = String::with_capacity(text.len());
-    for line in text.lines() {
-        for (index, word) in line.split_whitespace().enumerate() {
-            if index > 0 {
-                let begins = split_scheme(word).is_some() && !looks_like_subscription_url(word);
-                lines.push(if begins { '\n' } else { ' ' });
+    let mut lines = String::with_capacity(text.len() + 1);
+    for line in text.lines().map(str::trim) {
+        let mut begin = 0;
+        for (at, space) in line.match_indices(char::is_whitespace) {
+            let next = at + space.len();
+            let word = line[next..].split(char::is_whitespace).next().unwrap_or_default();
+            if split_scheme(word).is_some() && !looks_like_subscription_url(word) {
+                lines.push_str(&line[begin..at]);
+                lines.push('\n');
+                begin = next;
             }
-            lines.push_str(word);
         }
+        lines.push_str(&line[begin..]);
         lines.push('\n');
     }
     lines
@@ -117,8 +121,8 @@ mod tests {
 
     #[test]
     fn pasted_links_are_split_and_names_are_not() {
-        let pasted = "trojan://a@h:1#one\ttrojan://b@h:2#my node https://t.me/x http://u:p@h:3\nss://c@h:4";
-        let lines = "trojan://a@h:1#one\ntrojan://b@h:2#my node https://t.me/x\nhttp://u:p@h:3\nss://c@h:4\n";
+        let pasted = "trojan://a@h:1#one\ttrojan://b@h:2#my  node https://t.me/x http://u:p@h:3\nss://c@h:4";
+        let lines = "trojan://a@h:1#one\ntrojan://b@h:2#my  node https://t.me/x\nhttp://u:p@h:3\nss://c@h:4\n";
         assert_eq!(Source::of(pasted), Source::Links(lines.into()));
     }
 }

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use argh::{ArgsInfo, FromArgs};
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::error::CliError;
@@ -73,7 +72,7 @@ impl List {
                     row.subscription_id.0.to_string().into(),
                     self.address(row).into(),
                     row.configs.to_string().into(),
-                    row.updated_at.map_or_else(|| "never".to_owned(), time).into(),
+                    row.updated_at.map_or_else(|| "never".to_owned(), render::time).into(),
                     Cell::toned(row.last_error.as_deref().unwrap_or_default(), Tone::Bad),
                 ]
             })
@@ -209,8 +208,4 @@ fn find(store: &Store, id: i64) -> Result<SubscriptionRow, CliError> {
 /// Scheme and host: what follows them in the address of a subscription is a credential.
 fn host(row: &SubscriptionRow) -> String {
     Url::parse(row.url.reveal()).map_or_else(|_| "(not a URL)".to_owned(), |url| url.to_string())
-}
-
-fn time(at: DateTime<Utc>) -> String {
-    at.format("%Y-%m-%d %H:%M UTC").to_string()
 }
