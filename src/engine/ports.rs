@@ -1,15 +1,19 @@
-//! Who listens on a port: `/proc/net`, inode by inode.
+//! Who listens on a port, and whose connections are there: `/proc/net`, inode by inode.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::path::Path;
 
-/// State field of a listening TCP socket (`TCP_LISTEN`).
-const TCP_LISTEN: &str = "0A";
-/// State field of a bound, unconnected UDP socket (`TCP_CLOSE`).
-const UDP_BOUND: &str = "07";
+/// State of a listening TCP socket (`TCP_LISTEN`).
+const TCP_LISTEN: u8 = 0x0a;
+/// State of a bound, unconnected UDP socket (`TCP_CLOSE`).
+const UDP_BOUND: u8 = 0x07;
+/// The tables of TCP sockets.
+const TCP: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+/// The tables of UDP sockets.
+const UDP: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
 /// How far from a taken port a free one is looked for.
 const SEARCH: u16 = 100;
 /// The kernel gives ports from here to outgoing connections; a connect loop there can meet itself.
@@ -55,15 +59,11 @@ impl fmt::Display for Owner {
 /// Reads /proc and blocks for some milliseconds on a machine with many processes.
 pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
     let (files, state) = match kind {
-        Kind::Tcp => (["/proc/self/net/tcp", "/proc/self/net/tcp6"], TCP_LISTEN),
-        Kind::Udp => (["/proc/self/net/udp", "/proc/self/net/udp6"], UDP_BOUND),
+        Kind::Tcp => (TCP, TCP_LISTEN),
+        Kind::Udp => (UDP, UDP_BOUND),
     };
-    let mut sockets: Vec<Socket> = files
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        .flat_map(|table| table.lines().skip(1).filter_map(|line| Socket::parse(line, state)).collect::<Vec<_>>())
-        .filter(|socket| socket.port == port.get() && overlap(socket.host, host))
-        .collect();
+    let address = SocketAddr::new(host, port.get());
+    let mut sockets = sockets(files, |socket| socket.state == state && socket.is_at(address));
     if sockets.is_empty() {
         return Vec::new();
     }
@@ -85,6 +85,42 @@ pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
     owners
 }
 
+/// How many connections of a process have one of these addresses at its own end: what is left to drain of an engine
+/// whose public inbounds were there. Half-closed ones count, because data may still flow the other way.
+///
+/// Reads the tables of TCP sockets in /proc and the process's descriptors: about 1 ms, 10 ms with 10,000 connections.
+pub fn established(pid: u32, addresses: &[SocketAddr]) -> usize {
+    of_process(pid, |socket| socket.state != TCP_LISTEN && socket.is_at_one_of(addresses)).len()
+}
+
+/// How many connections wait at a process's listeners on these addresses to be accepted.
+///
+/// As quick as [`established`].
+pub fn queued(pid: u32, addresses: &[SocketAddr]) -> usize {
+    let listeners = of_process(pid, |socket| socket.state == TCP_LISTEN && socket.is_at_one_of(addresses));
+    listeners.iter().map(|listener| listener.waiting as usize).sum()
+}
+
+/// The TCP sockets of a process that are wanted.
+fn of_process(pid: u32, wanted: impl Fn(&Socket) -> bool) -> Vec<Socket> {
+    let mut found = sockets(TCP, wanted);
+    if !found.is_empty() {
+        let held: HashSet<u64> = sockets_of(pid).into_iter().collect();
+        found.retain(|socket| held.contains(&socket.inode));
+    }
+    found
+}
+
+/// The sockets of some tables that are wanted.
+fn sockets(files: [&str; 2], wanted: impl Fn(&Socket) -> bool) -> Vec<Socket> {
+    let tables = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    let mut found = Vec::new();
+    for table in tables {
+        found.extend(table.lines().skip(1).filter_map(Socket::parse).filter(&wanted));
+    }
+    found
+}
+
 /// A free TCP port near `port`, to suggest in its place.
 pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
     let first = port.get().checked_add(1)?;
@@ -95,18 +131,20 @@ pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
 struct Socket {
     host: IpAddr,
     port: u16,
+    state: u8,
+    /// Of a listener: connections that wait to be accepted.
+    waiting: u32,
     uid: u32,
     inode: u64,
 }
 
 impl Socket {
     /// A line of /proc/net/tcp and its kin (proc(5)): address in host byte order, hex.
-    fn parse(line: &str, state: &str) -> Option<Self> {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        if *fields.get(3)? != state {
-            return None;
-        }
-        let (host, port) = fields.get(1)?.split_once(':')?;
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let (host, port) = fields.nth(1)?.split_once(':')?;
+        let state = fields.nth(1)?;
+        let (_, waiting) = fields.next()?.split_once(':')?;
         let words: Vec<u32> = (0..host.len() / 8)
             .map(|i| u32::from_str_radix(host.get(i * 8..i * 8 + 8)?, 16).ok())
             .collect::<Option<_>>()?;
@@ -124,9 +162,20 @@ impl Socket {
         Some(Self {
             host,
             port: u16::from_str_radix(port, 16).ok()?,
-            uid: fields.get(7)?.parse().ok()?,
-            inode: fields.get(9)?.parse().ok()?,
+            state: u8::from_str_radix(state, 16).ok()?,
+            waiting: u32::from_str_radix(waiting, 16).ok()?,
+            uid: fields.nth(2)?.parse().ok()?,
+            inode: fields.nth(1)?.parse().ok()?,
         })
+    }
+
+    /// Whether its own end is at the address, or shares it.
+    fn is_at(&self, address: SocketAddr) -> bool {
+        self.port == address.port() && overlap(self.host, address.ip())
+    }
+
+    fn is_at_one_of(&self, addresses: &[SocketAddr]) -> bool {
+        addresses.iter().any(|address| self.is_at(*address))
     }
 }
 
@@ -167,7 +216,7 @@ fn socket_inode(descriptor: &Path) -> Option<u64> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{TcpStream, UdpSocket};
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -192,6 +241,27 @@ mod tests {
             let Ok(listener) = TcpListener::bind((wildcard, 0)) else { continue };
             let port = NonZeroU16::new(listener.local_addr().unwrap().port()).unwrap();
             assert!(names_me(&owners(LOCALHOST, port, Kind::Tcp)), "{wildcard}");
+        }
+    }
+
+    #[test]
+    fn connections_are_counted_for_their_process_and_address() {
+        for host in ["127.0.0.1", "::"] {
+            let Ok(listener) = TcpListener::bind((host, 0)) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let addresses = [SocketAddr::new(host.parse().unwrap(), port)];
+            let me = std::process::id();
+            let count = || (queued(me, &addresses), established(me, &addresses));
+            assert_eq!(count(), (0, 0));
+            let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect((LOCALHOST, port)).unwrap()).collect();
+            assert_eq!(count(), (3, 0));
+            let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
+            assert_eq!(count(), (1, 2));
+            assert_eq!(established(1, &addresses), 0, "another process");
+            clients.remove(0).shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(count(), (1, 2), "a half-closed one may still be answered");
+            drop(accepted);
+            assert_eq!(count(), (1, 0));
         }
     }
 
