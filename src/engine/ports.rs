@@ -101,6 +101,21 @@ pub fn queued(pid: u32, addresses: &[SocketAddr]) -> usize {
     listeners.iter().map(|listener| listener.waiting as usize).sum()
 }
 
+/// Whether a process listens at this address.
+///
+/// As quick as [`established`].
+pub fn listens(pid: u32, address: SocketAddr) -> bool {
+    !of_process(pid, |socket| socket.state == TCP_LISTEN && socket.is_at(address)).is_empty()
+}
+
+/// Whether a process has accepted the connection to this address whose other end is at port `peer`.
+///
+/// As quick as [`established`].
+pub fn accepted(pid: u32, address: SocketAddr, peer: u16) -> bool {
+    let wanted = |socket: &Socket| socket.state != TCP_LISTEN && socket.peer == peer && socket.is_at(address);
+    !of_process(pid, wanted).is_empty()
+}
+
 /// The TCP sockets of a process that are wanted.
 fn of_process(pid: u32, wanted: impl Fn(&Socket) -> bool) -> Vec<Socket> {
     let mut found = sockets(TCP, wanted);
@@ -131,6 +146,8 @@ pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
 struct Socket {
     host: IpAddr,
     port: u16,
+    /// The port of the other end.
+    peer: u16,
     state: u8,
     /// Of a listener: connections that wait to be accepted.
     waiting: u32,
@@ -143,7 +160,8 @@ impl Socket {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split_ascii_whitespace();
         let (host, port) = fields.nth(1)?.split_once(':')?;
-        let state = fields.nth(1)?;
+        let (_, peer) = fields.next()?.split_once(':')?;
+        let state = fields.next()?;
         let (_, waiting) = fields.next()?.split_once(':')?;
         let words: Vec<u32> = (0..host.len() / 8)
             .map(|i| u32::from_str_radix(host.get(i * 8..i * 8 + 8)?, 16).ok())
@@ -162,6 +180,7 @@ impl Socket {
         Some(Self {
             host,
             port: u16::from_str_radix(port, 16).ok()?,
+            peer: u16::from_str_radix(peer, 16).ok()?,
             state: u8::from_str_radix(state, 16).ok()?,
             waiting: u32::from_str_radix(waiting, 16).ok()?,
             uid: fields.nth(2)?.parse().ok()?,
@@ -257,6 +276,10 @@ mod tests {
             assert_eq!(count(), (3, 0));
             let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
             assert_eq!(count(), (1, 2));
+            let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().port()).collect();
+            let has = |peer| accepted(me, addresses[0], peer);
+            assert_eq!(peers.iter().map(|peer| has(*peer)).collect::<Vec<_>>(), [true, true, false]);
+            assert!(listens(me, addresses[0]) && !listens(1, addresses[0]) && !has(port));
             assert_eq!(established(1, &addresses), 0, "another process");
             clients.remove(0).shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(count(), (1, 2), "a half-closed one may still be answered");

@@ -38,11 +38,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// The gate has just begun to listen, `beside` an engine that is meant to go on serving, or alone.
-    pub fn new(beside: Option<SessionId>) -> Self {
-        let engine = beside.map(Member::Engine);
-        let order = engine.into_iter().chain([Member::Gate]).collect();
-        Self { order, target: engine.unwrap_or(Member::Gate) }
+    /// The gate has just begun to listen, after engines that are there in this order; it is the target.
+    pub fn new(engines: impl IntoIterator<Item = SessionId>) -> Self {
+        let order = engines.into_iter().map(Member::Engine).chain([Member::Gate]).collect();
+        Self { order, target: Member::Gate }
     }
 
     /// An engine's listener was opened. The target stays. Nothing happens when it is a member already.
@@ -180,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_last_takes_the_place_of_one_that_leaves() {
-        let mut group = Group::new(None);
+        let mut group = Group::new([]);
         (1..=3).for_each(|number| group.join(SessionId(number)));
         group.join(SessionId(2));
         assert_eq!(group.members(), [Member::Gate, engine(1), engine(2), engine(3)]);
@@ -198,10 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_beside_an_engine_comes_second_and_leaves_it_the_work() {
-        let group = Group::new(Some(SessionId(7)));
+    fn a_gate_that_comes_to_an_engine_is_second() {
+        let mut group = Group::new([SessionId(7)]);
         assert_eq!(group.members(), [engine(7), Member::Gate]);
-        assert_eq!((group.target(), group.index()), (engine(7), Some(0)));
+        assert_eq!((group.target(), group.index()), (Member::Gate, Some(1)));
+        assert!(group.aim(engine(7)));
+        assert_eq!(group.index(), Some(0));
         let written = serde_json::to_string(&group).unwrap();
         assert_eq!(serde_json::from_str::<Group>(&written).unwrap(), group, "{written}");
     }
@@ -232,7 +233,7 @@ mod tests {
             let target = if address.is_ipv4() { (Ipv4Addr::LOCALHOST, port).into() } else { address };
             const GATE: i64 = 0;
             let mut listeners = HashMap::from([(GATE, gate)]);
-            let mut group = Group::new(None);
+            let mut group = Group::new([]);
             // A small generator, so that a failure comes again.
             let mut state = 1_u32;
             let mut random = |below: usize| {

@@ -27,7 +27,7 @@ mod socks;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -66,6 +66,11 @@ const SETTLE_REMOTE: Duration = Duration::from_millis(1200);
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 /// Between two looks at the queue.
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
+
+/// How long an engine that is adopted may take to accept a connection.
+pub const PROBE: Duration = Duration::from_secs(1);
+/// Between two looks whether it did.
+const PROBE_LOOK: Duration = Duration::from_millis(2);
 
 /// User name and password that clients must give.
 type Credentials = (String, Secret);
@@ -148,17 +153,57 @@ impl Epoch {
 }
 
 impl Gate {
-    /// Listens on the address of `inbound`, which says as well what is spoken there and the credentials.
-    ///
-    /// `beside` is the session whose engine has the address already (adoption), and the only one that has: others must
-    /// have been closed before. It gets new connections from now on; without one the gate does.
+    /// Listens on the address of `inbound`, which says as well what is spoken there and the credentials. Nobody else is
+    /// there yet, and the gate gets all connections.
     ///
     /// # Errors
     /// `AddrInUse` when somebody listens there who does not share, or another user. Not when a program of this user
     /// does share: look that up before ([`ports::owners`]).
-    pub fn bind(inbound: PublicInbound, beside: Option<SessionId>, behind: Behind) -> io::Result<Self> {
+    pub fn bind(inbound: PublicInbound, behind: Behind) -> io::Result<Self> {
         let listener = group::open(inbound.address())?;
-        Self::with(inbound, listener, Group::new(beside), behind)
+        Self::with(inbound, listener, Group::new([]), behind)
+    }
+
+    /// Listens on an address that engines (session, pid) have already, those of a daemon that died: one, or two when it
+    /// died in the middle of a hand-over. Those that do not listen there are passed over. `serving` gets new
+    /// connections when this returns, or the gate if it is not among them.
+    ///
+    /// The order of two cannot be known, so it is tried out: a connection for each tells where it arrives. Meanwhile
+    /// each of them gets connections. Takes some milliseconds, at most [`PROBE`] for each engine. Dropping the future
+    /// closes the gate, and leaves the choice of the engine to the kernel.
+    ///
+    /// # Errors
+    /// As [`Gate::bind`]; `TimedOut` when an engine does not accept connections, or one joined or left meanwhile.
+    pub async fn adopt(
+        inbound: PublicInbound,
+        engines: &[(SessionId, u32)],
+        serving: SessionId,
+        behind: Behind,
+    ) -> io::Result<Self> {
+        let address = inbound.address();
+        let looked_at = engines.to_vec();
+        let there = smol::unblock(move || {
+            looked_at.into_iter().filter(|(_, pid)| ports::listens(*pid, address)).collect::<Vec<_>>()
+        });
+        let there = there.await;
+        let listener = Async::new_nonblocking(group::open(address)?)?;
+        let mut order = Vec::new();
+        if let [(session, _)] = there.as_slice() {
+            order.push(*session);
+        } else {
+            for index in 0..there.len() {
+                group::steer(&listener, u32::try_from(index).map_err(io::Error::other)?)?;
+                let pid = probe(address, there.iter().map(|(_, pid)| *pid).collect()).await?;
+                order.extend(there.iter().filter(|(_, candidate)| *candidate == pid).map(|(session, _)| *session));
+            }
+            if there.iter().any(|(session, _)| !order.contains(session)) {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("the engines on {address} came or went")));
+            }
+        }
+        let mut group = Group::new(order);
+        // When it is no member, the gate stays the target.
+        let _ = group.aim(Member::Engine(serving));
+        Self::with(inbound, listener.into_inner()?, group, behind)
     }
 
     /// Goes on with a listener that a restart in place handed over, with the group as it was then.
@@ -376,6 +421,28 @@ pub async fn settle(pid: u32, addresses: &[SocketAddr]) {
         }
         Timer::after(SETTLE_LOOK).await;
     }
+}
+
+/// Connects to an address, and tells which of these processes accepts it.
+async fn probe(address: SocketAddr, pids: Vec<u32>) -> io::Result<u32> {
+    let mut target = address;
+    match target.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => target.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => target.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let started = Instant::now();
+    let connection = Async::<TcpStream>::connect(target).await?;
+    let port = connection.get_ref().local_addr()?.port();
+    while started.elapsed() < PROBE {
+        let pids = pids.clone();
+        let found = smol::unblock(move || pids.into_iter().find(|pid| ports::accepted(*pid, address, port))).await;
+        if let Some(pid) = found {
+            return Ok(pid);
+        }
+        Timer::after(PROBE_LOOK).await;
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("no engine accepts connections to {address}")))
 }
 
 /// Connections that a gate may have: two descriptors each, on two public addresses.

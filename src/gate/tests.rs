@@ -111,7 +111,7 @@ fn bind(kind: InboundKind, auth: Option<Credentials>, behind: Behind) -> Gate {
         // Ask the kernel for a port, then take that one: an inbound has a port of its own.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let (tag, host, port) = ("public".into(), IpAddr::V4(Ipv4Addr::LOCALHOST), NonZeroU16::new(free).unwrap());
-        match Gate::bind(PublicInbound { tag, kind, host, port, auth: auth.clone() }, None, behind.clone()) {
+        match Gate::bind(PublicInbound { tag, kind, host, port, auth: auth.clone() }, behind.clone()) {
             Ok(gate) => return gate,
             Err(error) => assert!(Instant::now() < end, "{error}"),
         }
