@@ -352,7 +352,8 @@ fn an_engine_dies(kind: Kind) {
         let first = stage.engine(1).await;
         gates.enter(&first).await;
 
-        // Under load: nothing that begins after the death is known is lost.
+        // Under load: nothing that begins after the death is known is lost. What was open, and what queues at a
+        // listener that is not closed yet, is cut: nothing can save it.
         let load = Load::start(stage, 0);
         load.more().await;
         let dead = first.kill().await;
@@ -376,7 +377,6 @@ fn an_engine_dies(kind: Kind) {
             late.len()
         );
         assert!(late.is_empty(), "{late:#?}");
-        assert!(cut.len() <= CALLERS, "more than were open: {cut:#?}");
 
         // While there is no engine at all every connection is held, and then served.
         let dead = second.kill().await;
@@ -430,15 +430,16 @@ fn a_daemon_dies(kind: Kind) {
         gates.enter(&serving).await;
         let load = Load::start(stage, 2);
         load.more().await;
-        // The listeners are closed, as by a kill; the engine goes on alone.
-        drop(gates);
-        load.more().await;
-
         let mut next = stage.engine(2).await;
         let (mut strays, mut found) = (0, Vec::new());
+        let mut first = Some(gates);
         for _ in 0..rounds(4, 40) {
-            // The next daemon finds one engine, and dies in the middle of a hand-over, both with public inbounds.
-            let gates = stage.adopt(&[&serving, &next], &serving).await;
+            // A daemon that bound its gates before the engine came, or found one engine, dies in the middle of a
+            // hand-over: both have public inbounds. As by a kill its listeners are closed, without a word.
+            let gates = match first.take() {
+                Some(gates) => gates,
+                None => stage.adopt(&[&serving, &next], &serving).await,
+            };
             load.more().await;
             gates.enter(&next).await;
             load.more().await;
@@ -453,21 +454,19 @@ fn a_daemon_dies(kind: Kind) {
             gates.leave(&serving).await;
             load.more().await;
             strays += gates.sum(|gate| gate.counts().accepted) - before;
-            // Steering is right: the gate itself gets nothing now, and everything when it is told so.
+            // Steering is right: the gate itself gets nothing now.
             let quiet = gates.sum(|gate| gate.counts().accepted);
             load.more().await;
             assert_eq!(gates.sum(|gate| gate.counts().accepted), quiet, "{:?}", gates.gates[0].group());
-            gates.gates.iter().for_each(|gate| gate.steer_to(Member::Gate).unwrap());
-            load.more().await;
-            assert!(gates.sum(|gate| gate.counts().accepted) >= quiet + BETWEEN as u64 / 2);
-            gates.gates.iter().for_each(|gate| gate.steer_to(Member::Engine(next.id)).unwrap());
-            until("the gate has nothing left", || gates.sum(|gate| gate.open() as u64) == 0).await;
             drop(gates);
+            load.more().await;
             std::mem::swap(&mut serving, &mut next);
         }
+        assert_eq!(found[0][..2], [2, 1].map(|id| Member::Engine(SessionId(id))), "the last took the gate's place");
+        assert_eq!(found[1][..2], [2, 1].map(|id| Member::Engine(SessionId(id))), "the gate was last itself");
         let (done, rate, failed) = load.finish().await;
         println!(
-            "{}: daemons died, {done} connections ({rate:.0}/s), {strays} strays, {} failed, orders found {found:?}",
+            "{}: daemons died, {done} connections ({rate:.0}/s), {strays} strays, {} failed",
             kind.name(),
             failed.len()
         );

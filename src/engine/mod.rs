@@ -23,6 +23,7 @@ pub mod private;
 pub mod process;
 mod proto;
 mod session;
+mod sockets;
 mod stream;
 mod v2ray;
 mod xray;

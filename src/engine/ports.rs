@@ -1,4 +1,4 @@
-//! Who listens on a port, and whose connections are there: `/proc/net`, inode by inode.
+//! Who listens on a port, and whose connections are there: the kernel's sockets, and descriptors in /proc.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,14 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::path::Path;
 
-/// State of a listening TCP socket (`TCP_LISTEN`).
-const TCP_LISTEN: u8 = 0x0a;
-/// State of a bound, unconnected UDP socket (`TCP_CLOSE`).
-const UDP_BOUND: u8 = 0x07;
-/// The tables of TCP sockets.
-const TCP: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
-/// The tables of UDP sockets.
-const UDP: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
+use super::sockets::{self, Socket};
+
 /// How far from a taken port a free one is looked for.
 const SEARCH: u16 = 100;
 /// The kernel gives ports from here to outgoing connections; a connect loop there can meet itself.
@@ -58,12 +52,12 @@ impl fmt::Display for Owner {
 ///
 /// Reads /proc and blocks for some milliseconds on a machine with many processes.
 pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
-    let (files, state) = match kind {
-        Kind::Tcp => (TCP, TCP_LISTEN),
-        Kind::Udp => (UDP, UDP_BOUND),
-    };
     let address = SocketAddr::new(host, port.get());
-    let mut sockets = sockets(files, |socket| socket.state == state && socket.is_at(address));
+    let mut sockets = match kind {
+        Kind::Tcp => sockets::listening(port.get()),
+        Kind::Udp => sockets::bound(port.get()),
+    };
+    sockets.retain(|socket| is_at(socket, address));
     if sockets.is_empty() {
         return Vec::new();
     }
@@ -88,50 +82,38 @@ pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
 /// How many connections of a process have one of these addresses at its own end: what is left to drain of an engine
 /// whose public inbounds were there. Half-closed ones count, because data may still flow the other way.
 ///
-/// Reads the tables of TCP sockets in /proc and the process's descriptors: about 1 ms, 10 ms with 10,000 connections.
+/// Asks the kernel for the sockets of these ports and looks through the process's descriptors, so it blocks: for less
+/// than 1 ms as a rule, some with thousands of connections.
 pub fn established(pid: u32, addresses: &[SocketAddr]) -> usize {
-    of_process(pid, |socket| socket.state != TCP_LISTEN && socket.is_at_one_of(addresses)).len()
+    held_by(pid, addresses, sockets::connections).len()
 }
 
-/// How many connections wait at a process's listeners on these addresses to be accepted.
-///
-/// As quick as [`established`].
+/// How many connections wait at a process's listeners on these addresses to be accepted. Blocks as [`established`].
 pub fn queued(pid: u32, addresses: &[SocketAddr]) -> usize {
-    let listeners = of_process(pid, |socket| socket.state == TCP_LISTEN && socket.is_at_one_of(addresses));
-    listeners.iter().map(|listener| listener.waiting as usize).sum()
+    held_by(pid, addresses, sockets::listening).iter().map(|listener| listener.waiting as usize).sum()
 }
 
-/// Whether a process listens at this address.
-///
-/// As quick as [`established`].
+/// Whether a process listens at this address. Blocks as [`established`].
 pub fn listens(pid: u32, address: SocketAddr) -> bool {
-    !of_process(pid, |socket| socket.state == TCP_LISTEN && socket.is_at(address)).is_empty()
+    !held_by(pid, &[address], sockets::listening).is_empty()
 }
 
-/// Whether a process has accepted the connection to this address whose other end is at port `peer`.
-///
-/// As quick as [`established`].
+/// Whether a process has accepted the connection to this address whose other end is at port `peer`. Blocks as
+/// [`established`].
 pub fn accepted(pid: u32, address: SocketAddr, peer: u16) -> bool {
-    let wanted = |socket: &Socket| socket.state != TCP_LISTEN && socket.peer == peer && socket.is_at(address);
-    !of_process(pid, wanted).is_empty()
+    held_by(pid, &[address], sockets::connections).iter().any(|socket| socket.peer == peer)
 }
 
-/// The TCP sockets of a process that are wanted.
-fn of_process(pid: u32, wanted: impl Fn(&Socket) -> bool) -> Vec<Socket> {
-    let mut found = sockets(TCP, wanted);
+/// The sockets at some addresses, as `at_port` finds them, that a process holds.
+fn held_by(pid: u32, addresses: &[SocketAddr], at_port: impl Fn(u16) -> Vec<Socket>) -> Vec<Socket> {
+    let mut ports: Vec<_> = addresses.iter().map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut found: Vec<_> = ports.into_iter().flat_map(at_port).collect();
+    found.retain(|socket| addresses.iter().any(|address| is_at(socket, *address)));
     if !found.is_empty() {
         let held: HashSet<u64> = sockets_of(pid).into_iter().collect();
         found.retain(|socket| held.contains(&socket.inode));
-    }
-    found
-}
-
-/// The sockets of some tables that are wanted.
-fn sockets(files: [&str; 2], wanted: impl Fn(&Socket) -> bool) -> Vec<Socket> {
-    let tables = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
-    let mut found = Vec::new();
-    for table in tables {
-        found.extend(table.lines().skip(1).filter_map(Socket::parse).filter(&wanted));
     }
     found
 }
@@ -143,59 +125,9 @@ pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
         .find(|candidate| TcpListener::bind((host, *candidate)).is_ok())
 }
 
-struct Socket {
-    host: IpAddr,
-    port: u16,
-    /// The port of the other end.
-    peer: u16,
-    state: u8,
-    /// Of a listener: connections that wait to be accepted.
-    waiting: u32,
-    uid: u32,
-    inode: u64,
-}
-
-impl Socket {
-    /// A line of /proc/net/tcp and its kin (proc(5)): address in host byte order, hex.
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_ascii_whitespace();
-        let (host, port) = fields.nth(1)?.split_once(':')?;
-        let (_, peer) = fields.next()?.split_once(':')?;
-        let state = fields.next()?;
-        let (_, waiting) = fields.next()?.split_once(':')?;
-        let words: Vec<u32> = (0..host.len() / 8)
-            .map(|i| u32::from_str_radix(host.get(i * 8..i * 8 + 8)?, 16).ok())
-            .collect::<Option<_>>()?;
-        let host = match words.as_slice() {
-            [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
-            [_, _, _, _] => {
-                let mut bytes = [0; 16];
-                for (slot, word) in bytes.chunks_exact_mut(4).zip(&words) {
-                    slot.copy_from_slice(&word.to_ne_bytes());
-                }
-                Ipv6Addr::from(bytes).into()
-            }
-            _ => return None,
-        };
-        Some(Self {
-            host,
-            port: u16::from_str_radix(port, 16).ok()?,
-            peer: u16::from_str_radix(peer, 16).ok()?,
-            state: u8::from_str_radix(state, 16).ok()?,
-            waiting: u32::from_str_radix(waiting, 16).ok()?,
-            uid: fields.nth(2)?.parse().ok()?,
-            inode: fields.nth(1)?.parse().ok()?,
-        })
-    }
-
-    /// Whether its own end is at the address, or shares it.
-    fn is_at(&self, address: SocketAddr) -> bool {
-        self.port == address.port() && overlap(self.host, address.ip())
-    }
-
-    fn is_at_one_of(&self, addresses: &[SocketAddr]) -> bool {
-        addresses.iter().any(|address| self.is_at(*address))
-    }
+/// Whether a socket's own end is at the address, or shares it.
+fn is_at(socket: &Socket, address: SocketAddr) -> bool {
+    socket.port == address.port() && overlap(socket.host, address.ip())
 }
 
 /// Whether two listeners on one port meet: the same address, or one of them listens everywhere. An IPv6 wildcard
@@ -274,7 +206,7 @@ mod tests {
             assert_eq!(count(), (0, 0));
             let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect((LOCALHOST, port)).unwrap()).collect();
             assert_eq!(count(), (3, 0));
-            let accepted: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
+            let taken: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
             assert_eq!(count(), (1, 2));
             let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().port()).collect();
             let has = |peer| accepted(me, addresses[0], peer);
@@ -283,7 +215,7 @@ mod tests {
             assert_eq!(established(1, &addresses), 0, "another process");
             clients.remove(0).shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(count(), (1, 2), "a half-closed one may still be answered");
-            drop(accepted);
+            drop(taken);
             assert_eq!(count(), (1, 0));
         }
     }

@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 pub use daemon::Daemon;
 pub use engines::{Kind, engine};
 pub use origin::Origin;
+#[allow(unused_imports, reason = "not every test has a line to break")]
 pub use relay::{Mode, Relay};
 pub use server::Server;
 pub use tls::Authority;
