@@ -15,6 +15,7 @@ use crate::engine::ports::{self, Kind, Owner};
 use crate::engine::process::{IdentityError, Process, TERM_GRACE, processes_with_argument};
 use crate::engine::{Engine, Family};
 use crate::event::{Reason, Session, SessionStatus};
+use crate::probe::batch;
 use crate::store::{ProcessIdentity, SessionRow, StoreError};
 
 /// An engine that has been serving answers at once; one that does not by then hangs.
@@ -50,6 +51,7 @@ pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Option<Session>, 
         }
     }
     end_strangers(context, adopted.as_ref()).await;
+    batch::sweep_dead_tests(&context.paths).await;
     sweep_runtime(context, adopted.as_ref());
     Ok(adopted)
 }
@@ -187,7 +189,11 @@ fn sweep_runtime(context: &Context, adopted: Option<&Session>) {
     let Ok(entries) = std::fs::read_dir(context.paths.runtime()) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| !keep.contains(path)) {
         let ours = path.extension().is_some_and(|kind| kind == "sock" || kind == "lock" || kind == "json");
-        if ours && let Err(error) = std::fs::remove_file(&path) {
+        // Somebody may run `xrat test` at this moment.
+        if ours
+            && !batch::is_of_live_test(&path)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
             tracing::warn!("cannot remove {}: {error}", path.display());
         }
     }
