@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 pub use daemon::Daemon;
 pub use engines::{Kind, engine};
 pub use origin::Origin;
+#[allow(unused_imports, reason = "not every test has a relay, or makes it fail")]
 pub use relay::{Mode, Relay};
 pub use server::Server;
 pub use tls::Authority;
@@ -67,6 +68,23 @@ impl Lab {
         let origin = Origin::start(&authority);
         let server = Server::start(kind, &program, &authority, &origin);
         Some(Self { authority, origin, server })
+    }
+
+    /// A running daemon that trusts the lab's authority, proves its sessions with the origin and has `client` as its
+    /// only engine; `None` (after saying so) without that engine. `settings` are those of [`Daemon::new`].
+    pub fn daemon(&self, client: Kind, settings: &[&str]) -> Option<Daemon> {
+        self.daemon_that_trusts(&self.authority, client, settings)
+    }
+
+    /// [`Lab::daemon`] with another authority to trust.
+    pub fn daemon_that_trusts(&self, authority: &Authority, client: Kind, settings: &[&str]) -> Option<Daemon> {
+        engine(client.name())?;
+        let engine = format!("runtime.engine = {:?}", client.name());
+        let health = format!("runtime.health.url = {:?}", self.origin.url("/generate_204"));
+        let mut daemon = Daemon::new(&[&[engine.as_str(), health.as_str()], settings].concat());
+        daemon.trust(authority);
+        daemon.run();
+        Some(daemon)
     }
 }
 
