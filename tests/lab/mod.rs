@@ -14,6 +14,7 @@
 //! | [`server`] | the proxy server, and the share links its user would paste |
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
+//! | [`events`] | a reader of its event stream |
 //!
 //! Everything ends on drop. What a killed test leaves behind is swept by the next one.
 #![allow(dead_code, reason = "each integration test is a crate of its own and uses its own part of the lab")]
@@ -23,6 +24,7 @@
 pub mod client;
 pub mod daemon;
 pub mod engines;
+pub mod events;
 pub mod origin;
 pub mod ports;
 pub mod process;
@@ -37,8 +39,11 @@ use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "not every test has a daemon")]
 pub use daemon::Daemon;
-pub use engines::{Kind, engine};
+pub use engines::{Kind, engine, tool};
+#[allow(unused_imports, reason = "not every test reads events")]
+pub use events::Events;
 pub use origin::Origin;
+#[allow(unused_imports, reason = "not every test has a line to cut")]
 pub use relay::{Mode, Relay};
 pub use server::Server;
 pub use tls::Authority;
@@ -67,6 +72,18 @@ impl Lab {
         let origin = Origin::start(&authority);
         let server = Server::start(kind, &program, &authority, &origin);
         Some(Self { authority, origin, server })
+    }
+
+    /// A root whose daemon (not running yet) uses this engine and tests sessions against the origin, with one node
+    /// imported; and the node's id. `settings` as for [`Daemon::new`].
+    pub fn root(&self, kind: Kind, settings: &[&str]) -> (Daemon, i64) {
+        let engine = format!("runtime.engine = \"{}\"", kind.name());
+        let url = format!("runtime.health.url = \"{}\"", self.origin.url("/generate_204"));
+        let mut all = vec![engine.as_str(), url.as_str()];
+        all.extend(settings);
+        let daemon = Daemon::new(&all);
+        let id = daemon.import(&[self.server.link("vless-tcp-none")])[0];
+        (daemon, id)
     }
 }
 
