@@ -527,6 +527,8 @@ fn only_its_own_user_gets_to_the_socket() {
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "python3", "-c", ask])
         .arg(daemon.socket())
         .arg(PING)
+        // What is in root's own home is out of the other user's reach.
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,7 @@
 //! | [`scratch`] | private directories with short paths |
 //! | [`process`] | child processes that cannot outlive the test |
 //! | [`engines`] | where `v2ray` and `xray` are, and what to do without them |
+//! | [`wrapper`] | an engine that does something else first, or waits at a gate |
 //! | [`tls`] | a throw-away certificate authority |
 //! | [`origin`] | the web server at the far end |
 //! | [`relay`] | the line in between, which can be made slow, dead or deaf |
@@ -33,13 +34,16 @@ pub mod scratch;
 pub mod server;
 mod thread;
 pub mod tls;
+pub mod wrapper;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "not every test has a daemon")]
 pub use daemon::Daemon;
-pub use engines::{Kind, engine, tool};
+#[allow(unused_imports, reason = "not every test runs other programs")]
+pub use engines::tool;
+pub use engines::{Kind, engine};
 #[allow(unused_imports, reason = "not every test reads events")]
 pub use events::Events;
 pub use origin::Origin;
