@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::Path;
 
@@ -85,11 +85,20 @@ pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
     owners
 }
 
-/// A free TCP port near `port`, to suggest in its place.
-pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
+/// A port near `port` that nothing uses and that is not among `wanted`, to suggest in its place.
+///
+/// Looked up and not tried: a port that is bound for a moment, just to see, is a port that fails somebody else.
+pub fn free_near(port: NonZeroU16, wanted: &[NonZeroU16]) -> Option<u16> {
+    let mut used: HashSet<u16> = wanted.iter().map(|port| port.get()).collect();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let table = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+        used.extend(table.lines().skip(1).filter_map(|line| {
+            let (_, port) = line.split_ascii_whitespace().nth(1)?.rsplit_once(':')?;
+            u16::from_str_radix(port, 16).ok()
+        }));
+    }
     let first = port.get().checked_add(1)?;
-    (first..first.saturating_add(SEARCH).min(FIRST_EPHEMERAL))
-        .find(|candidate| TcpListener::bind((host, *candidate)).is_ok())
+    (first..first.saturating_add(SEARCH).min(FIRST_EPHEMERAL)).find(|candidate| !used.contains(candidate))
 }
 
 struct Socket {
@@ -167,7 +176,7 @@ fn socket_inode(descriptor: &Path) -> Option<u64> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{TcpListener, UdpSocket};
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -201,5 +210,16 @@ mod tests {
         let port = NonZeroU16::new(socket.local_addr().unwrap().port()).unwrap();
         assert!(names_me(&owners(LOCALHOST, port, Kind::Udp)));
         assert!(!names_me(&owners(LOCALHOST, port, Kind::Tcp)));
+    }
+
+    #[test]
+    fn a_suggested_port_is_neither_used_nor_wanted() {
+        let low = NonZeroU16::new(20_000).unwrap();
+        let first = free_near(low, &[]).unwrap();
+        assert!(first > low.get());
+        let next = free_near(low, &[NonZeroU16::new(first).unwrap()]).unwrap();
+        assert!(next > first);
+        let Ok(_socket) = UdpSocket::bind((LOCALHOST, next)) else { return };
+        assert_ne!(free_near(low, &[NonZeroU16::new(first).unwrap()]), Some(next));
     }
 }

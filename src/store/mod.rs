@@ -67,6 +67,14 @@ pub enum StoreError {
         /// The newest this program knows.
         known: usize,
     },
+    /// The file or its directory, where SQLite keeps its journal, cannot be written.
+    #[error("the database {} cannot be written ({detail}): make it and its directory writable (chmod u+w)", path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        detail: String,
+    },
     /// Another process holds it.
     #[error("the database is locked by another program for more than {} s; try again", BUSY_TIMEOUT.as_secs())]
     Locked,
@@ -122,6 +130,11 @@ impl Store {
                 if matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) =>
             {
                 StoreError::Damaged { path: path.to_owned(), detail: error.to_string() }
+            }
+            StoreError::Sqlite(error)
+                if matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) =>
+            {
+                StoreError::ReadOnly { path: path.to_owned(), detail: error.to_string() }
             }
             other => other,
         })

@@ -200,9 +200,10 @@ async fn check_ports(settings: &Settings) -> Result<(), Failed> {
         wanted.push((runtime.http.host, runtime.http.port, Kind::Tcp, "runtime.http.port"));
     }
     let taken = smol::unblock(move || {
+        let own: Vec<_> = wanted.iter().map(|(_, port, ..)| *port).collect();
         wanted.into_iter().find_map(|(host, port, kind, key)| {
             let owner = ports::owners(host, port, kind).into_iter().next()?;
-            Some((host, port, key, owner, ports::free_near(host, port)))
+            Some((host, port, key, owner, ports::free_near(port, &own)))
         })
     });
     match taken.await {
