@@ -101,6 +101,17 @@ pub const COMMAND_NAMES: &[&str] = &[
     "EventSubscribe",
 ];
 
+impl Trigger {
+    /// The text in JSON and SQLite.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Timer => "timer",
+            Self::Health => "health",
+        }
+    }
+}
+
 impl Command {
     /// The request's `type`.
     pub fn name(&self) -> &'static str {
@@ -191,6 +202,101 @@ pub struct DaemonInfo {
     pub started_at: DateTime<Utc>,
 }
 
+/// How a run of the rotation scheduler ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecisionOutcome {
+    /// The session moved.
+    Replaced,
+    /// The active node is as good as any.
+    Stayed,
+    /// No config could be chosen.
+    NoCandidate,
+    /// Every candidate failed.
+    Failed,
+    /// An automatic rotation was too short a time ago.
+    Cooldown,
+    /// The machine has no network, or none that any node can be judged by.
+    Offline,
+}
+
+/// What became of one candidate of a rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The session moved to it.
+    Chosen,
+    /// It works, and another one was better or came first.
+    NotNeeded,
+    /// Its test failed.
+    TestFailed,
+    /// Its engine did not start, or did not prove itself.
+    StartFailed,
+}
+
+/// One candidate of a rotation, with what was known of it then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The config.
+    pub config_id: ConfigId,
+    /// Its delay, if its test succeeded.
+    pub delay_ms: Option<u32>,
+    /// What failed.
+    pub failure: Option<String>,
+    /// What became of it.
+    pub verdict: Verdict,
+}
+
+/// One run of the rotation scheduler, also one that changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Counts from 1.
+    pub decision_id: i64,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// Why it ran.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: DecisionOutcome,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// The config before.
+    pub old_config_id: Option<ConfigId>,
+    /// The config afterwards, if the session moved.
+    pub new_config_id: Option<ConfigId>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Who was looked at.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What `ProxyStatus` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotationStatus {
+    /// Whether the timer rotates.
+    pub enabled: bool,
+    /// Seconds between two timer rotations.
+    pub interval_secs: u64,
+    /// Whether a dead engine or node makes the session move.
+    pub health_trigger_enabled: bool,
+    /// Seconds after an automatic rotation in which none follows.
+    pub cooldown_secs: u64,
+    /// Whether that time is running.
+    pub cooldown_active: bool,
+    /// Until when.
+    pub cooldown_until: Option<DateTime<Utc>>,
+    /// When the timer rotates next.
+    pub next_timer_at: Option<DateTime<Utc>>,
+    /// When the session last moved.
+    pub last_rotation_at: Option<DateTime<Utc>>,
+    /// Why the scheduler last ran.
+    pub last_trigger: Option<Trigger>,
+    /// How that ended.
+    pub last_result: Option<DecisionOutcome>,
+    /// The config of the session.
+    pub active_config_id: Option<ConfigId>,
+}
+
 /// What a command gave; serialized it is the answer's payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -206,6 +312,21 @@ pub enum Outcome {
         /// The session that ended.
         stopped_session_id: Option<SessionId>,
     },
+    /// `RuntimeReplace`.
+    Replaced {
+        /// Why it ran.
+        trigger: Trigger,
+        /// The session before, if there was one.
+        old_session_id: Option<SessionId>,
+        /// The session now.
+        session: Box<Session>,
+        /// The decision as it is stored.
+        decision: Box<Decision>,
+    },
+    /// `ProxyStart`, `ProxyStatus`, `ProxyStop`.
+    Rotation(Box<RotationStatus>),
+    /// `RotationHistory`.
+    History(Vec<Decision>),
     /// Done, with nothing to say.
     Done {},
 }

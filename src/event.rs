@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::command::{Decision, RotationStatus};
 use crate::config::ConfigId;
 
 /// A name that no version of xrat has given to a state, reason or health.
@@ -332,6 +333,34 @@ pub enum Event {
         reason: Reason,
         /// One sentence for a person, with exit code or signal where an engine ended.
         detail: String,
+    },
+    /// The session moved to another engine.
+    Rotated {
+        /// Its config before.
+        old_config_id: Option<ConfigId>,
+        /// Its config now.
+        new_config_id: ConfigId,
+        /// Why, and who else was looked at.
+        decision: Box<Decision>,
+    },
+    /// The scheduler ran and the session stays where it is.
+    RotationDecided {
+        /// Why, and who was looked at.
+        decision: Box<Decision>,
+    },
+    /// Automatic rotation was switched on or off, or its next time changed.
+    RotationChanged(Box<RotationStatus>),
+    /// An engine that had been replaced has ended.
+    Drained {
+        /// Its session.
+        session_id: SessionId,
+        /// Connections that were still open and are cut.
+        cut_connections: u32,
+    },
+    /// The machine lost its network, or has it again.
+    NetworkChanged {
+        /// Whether a node's address can be routed to.
+        online: bool,
     },
     /// Configs were added, changed or removed.
     ConfigsChanged {},

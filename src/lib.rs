@@ -8,6 +8,7 @@
 //! | [`daemon`], [`log`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
+//! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
 //! | [`probe`] | whether a node carries traffic, and how fast |
 //! | [`engine`] | the engines: capabilities, configuration files, API, processes |
 //! | [`link`] | share links and the bodies of subscriptions |
@@ -23,6 +24,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod event;
+pub mod gate;
 pub mod ipc;
 pub mod link;
 pub mod log;

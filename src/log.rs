@@ -21,7 +21,9 @@ const MAX_LOG: u64 = 5 << 20;
 /// If standard error is the file at `path`, it is rotated; if it is the journal, lines carry their priority instead
 /// of a time. Panics go to standard error as well.
 pub fn init(path: &Path) {
-    let filter = match std::env::var("RUST_LOG").ok().map(|text| text.parse::<Targets>()) {
+    // An empty variable is an unset one; as a filter it would let nothing through.
+    let level = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let filter = match level.map(|text| text.parse::<Targets>()) {
         Some(Ok(targets)) => targets,
         Some(Err(_)) | None => Targets::new().with_default(LevelFilter::INFO),
     };

@@ -178,6 +178,17 @@ impl Paths {
     pub fn session_socket(&self, id: SessionId, role: &str) -> PathBuf {
         self.runtime().join(format!("{id}-{role}.sock"))
     }
+
+    /// The engine's file of a test: credentials inside, there only until the engine is ready. `owner` is the pid of the
+    /// process that tests, `start_ticks` when that was started; `number` tells its engines apart.
+    pub fn test_file(&self, owner: u32, start_ticks: u64, number: u32) -> PathBuf {
+        self.runtime().join(format!("test-{owner}-{start_ticks}-{number}.json"))
+    }
+
+    /// The private socket of a test's engine; `number` has four digits at most.
+    pub fn test_socket(&self, owner: u32, start_ticks: u64, number: u32) -> PathBuf {
+        self.runtime().join(format!("{owner}-{start_ticks}-{number}.sock"))
+    }
 }
 
 #[cfg(test)]
@@ -199,5 +210,7 @@ mod tests {
             assert!(paths.session_socket(SessionId(1), role).as_os_str().len() <= longest);
         }
         assert!(paths.socket().as_os_str().len() <= longest);
+        // The largest pid there can be, and 31 years without a restart at 100 ticks a second.
+        assert!(paths.test_socket(4_194_304, 99_999_999_999, 9_999).as_os_str().len() <= longest);
     }
 }

@@ -19,12 +19,15 @@ use crate::command::{Command, DaemonInfo};
 use crate::ipc::client::{self, ClientError};
 use crate::paths::Paths;
 
-/// A daemon that is not there by then hangs; adopting a session takes a few seconds at the most.
-const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// A daemon that is not there by then hangs: adopting a session takes a few seconds at the most, and one whose socket
+/// file was deleted makes it again within 15 s.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// An engine has 5 s to end, a hung one 2 s more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Between two looks whether the daemon answers.
 const POLL: Duration = Duration::from_millis(5);
+/// Between two attempts to take a lock that another daemon holds.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 /// So many of the last lines of its log are shown when a daemon does not start.
 const LAST_LINES: usize = 5;
 /// They are in so much of the log's end.
@@ -142,8 +145,8 @@ async fn ping(paths: &Paths) -> Result<Option<DaemonInfo>, CliError> {
         Err(ClientError::NotReachable { .. }) => Ok(None),
         _ => match ask_for(paths, &Command::DaemonPing {}).await {
             Ok(info) => Ok(Some(info)),
-            // It ended between the two.
-            Err(CliError::Client(ClientError::NotReachable { .. })) => Ok(None),
+            // It ended between the two, or in the middle: a live daemon answers whatever happens.
+            Err(CliError::Client(ClientError::NotReachable { .. } | ClientError::Broken(_))) => Ok(None),
             Err(error) => Err(error),
         },
     }
@@ -172,28 +175,38 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
         what: what.to_owned(),
         lines: log.as_ref().and_then(|log| last_lines(log, begin).ok()).unwrap_or_default(),
     };
-    let mut child = std::process::Command::new(std::env::current_exe().map_err(failed)?)
-        .arg("--root")
-        .arg(paths.root())
-        .args(["daemon", "run", "--background"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .map_err(failed)?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let spawn = || {
+        std::process::Command::new(&program)
+            .arg("--root")
+            .arg(paths.root())
+            .args(["daemon", "run", "--background"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr.try_clone()?)
+            .spawn()
+    };
+    let mut child = spawn().map_err(failed)?;
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         if let Some(info) = ping(paths).await? {
-            return Ok((info, true));
+            let new = info.pid == child.id();
+            return Ok((info, new));
         }
         if let Some(status) = child.try_wait().map_err(failed)? {
-            // Another one that was started at the same moment won, and is about to answer.
-            if status.code() == Some(super::error::Exit::Conflict as i32) && Instant::now() < deadline {
-                return wait_for_winner(paths, deadline)
-                    .await
-                    .ok_or_else(|| not_started("another one holds its lock and does not answer"));
+            if status.code() != Some(super::error::Exit::Conflict as i32) {
+                return Err(not_started(&format!("it ended with {status}")));
             }
-            return Err(not_started(&format!("it ended with {status}")));
+            if Instant::now() >= deadline {
+                return Err(not_started("another one holds its lock and does not answer"));
+            }
+            // Another one has the lock. One that was started at the same moment is about to answer; one that was killed
+            // is about to let go of it, and then it is our turn.
+            Timer::after(LOCK_POLL).await;
+            if ping(paths).await?.is_none() {
+                child = spawn().map_err(failed)?;
+            }
+            continue;
         }
         if Instant::now() >= deadline {
             end(&mut child);
@@ -201,16 +214,6 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
         }
         Timer::after(POLL).await;
     }
-}
-
-async fn wait_for_winner(paths: &Paths, deadline: Instant) -> Option<(DaemonInfo, bool)> {
-    while Instant::now() < deadline {
-        if let Ok(Some(info)) = ping(paths).await {
-            return Some((info, false));
-        }
-        Timer::after(POLL).await;
-    }
-    None
 }
 
 /// Standard error, if it is a file that somebody chose.

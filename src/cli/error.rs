@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use crate::command::PROTOCOL_VERSION;
 use crate::daemon::DaemonError;
+use crate::engine::discover::DiscoverError;
 use crate::ipc::client::ClientError;
 use crate::ipc::wire::Answer;
 use crate::net::fetch::FetchError;
 use crate::net::url::UrlError;
 use crate::paths::PathError;
+use crate::probe::batch::BatchError;
 use crate::settings::SettingsError;
 use crate::store::{FindError, StoreError};
 
@@ -28,13 +30,15 @@ pub(super) enum Exit {
     NotFound = 4,
     /// It does not go together with what is (409).
     Conflict = 5,
+    /// A signal ended it early: 128 and the number of SIGINT, as a shell has it.
+    Interrupted = 130,
 }
 
 impl Exit {
     /// The same in the words of the daemon's answers.
     fn code(self) -> u16 {
         match self {
-            Self::Failed | Self::NotReachable => 500,
+            Self::Failed | Self::NotReachable | Self::Interrupted => 500,
             Self::Usage => 400,
             Self::NotFound => 404,
             Self::Conflict => 409,
@@ -150,6 +154,21 @@ pub(super) enum CliError {
     /// The daemon in the foreground.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+    /// No engine.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// Nothing could be tested.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Everything was tested, to no avail.
+    #[error("no config works")]
+    NoneWorks,
+    /// A signal ended the tests early.
+    #[error("interrupted: {untested} configs were not tested")]
+    Interrupted {
+        /// How many.
+        untested: usize,
+    },
     /// Standard output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -172,6 +191,7 @@ impl CliError {
             Self::Client(ClientError::NotReachable { .. }) | Self::DaemonEnded => Exit::NotReachable,
             Self::Daemon(DaemonError::Locked(_)) => Exit::Conflict,
             Self::Daemon(DaemonError::Settings(_)) => Exit::Usage,
+            Self::Interrupted { .. } => Exit::Interrupted,
             Self::Find(FindError::Missing(_)) | Self::NoSubscription(_) => Exit::NotFound,
             Self::Find(FindError::Ambiguous { .. }) => Exit::Usage,
             Self::Find(FindError::Store(_))
@@ -188,6 +208,9 @@ impl CliError {
             | Self::NotStarted { .. }
             | Self::StillRunning { .. }
             | Self::Daemon(_)
+            | Self::Discover(_)
+            | Self::Batch(_)
+            | Self::NoneWorks
             | Self::Output(_)
             | Self::Told => Exit::Failed,
         }
@@ -211,7 +234,7 @@ impl CliError {
     /// The failure as an answer of the daemon would put it; none when there is nothing to add to the output.
     pub(super) fn answer(&self) -> Option<Value> {
         match self {
-            Self::Told | Self::Output(_) => None,
+            Self::Told | Self::NoneWorks | Self::Interrupted { .. } | Self::Output(_) => None,
             Self::Refused(answer) => serde_json::to_value(answer).ok(),
             _ => Some(json!({
                 "protocol_version": PROTOCOL_VERSION,

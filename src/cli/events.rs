@@ -63,6 +63,22 @@ fn describe(event: &Recorded) -> String {
         Event::SessionFailed { session_id, reason, detail } => {
             format!("session {session_id} failed ({reason}): {detail}")
         }
+        Event::Rotated { old_config_id, new_config_id, decision } => {
+            let old = old_config_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+            format!("moved from config {old} to {new_config_id}: {}", decision.reason)
+        }
+        Event::RotationDecided { decision } => format!("rotation ({}): {}", decision.trigger.as_str(), decision.reason),
+        Event::RotationChanged(status) => {
+            let next = status.next_timer_at.map(|at| at.with_timezone(&Local).format(", next at %H:%M:%S").to_string());
+            let enabled = if status.enabled { "on" } else { "off" };
+            format!("automatic rotation is {enabled}{}", next.unwrap_or_default())
+        }
+        Event::Drained { session_id, cut_connections: 0 } => format!("session {session_id} has ended"),
+        Event::Drained { session_id, cut_connections } => {
+            format!("session {session_id} has ended; {cut_connections} connections were cut")
+        }
+        Event::NetworkChanged { online: true } => "the network is back".to_owned(),
+        Event::NetworkChanged { online: false } => "the machine is offline".to_owned(),
         Event::ConfigsChanged {} => "configs changed".to_owned(),
         Event::SettingsChanged {} => "settings read again".to_owned(),
         Event::Lagged { missed } => format!("{missed} events missed: this reader was too slow"),

@@ -12,13 +12,16 @@ mod download;
 mod env;
 mod error;
 mod events;
+mod history;
 mod import;
 mod notify;
 mod parse;
+mod proxy;
 mod render;
 mod source;
 mod status;
 mod subscription;
+mod test;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Stdout, Write};
@@ -76,6 +79,8 @@ commands! {
     Status(status::StatusCommand),
     Env(env::Env),
     Events(events::Events),
+    Proxy(proxy::Proxy),
+    History(history::History),
     Daemon(daemon::Daemon),
     Import(import::Import),
     Parse(parse::Parse),
@@ -86,6 +91,7 @@ commands! {
     Rename(configs::Rename),
     Remove(configs::Remove),
     Subscription(subscription::Subscription),
+    Test(test::Test),
 }
 
 /// What every command is given.
@@ -121,7 +127,7 @@ impl Cli {
 }
 
 /// Does what the arguments (without the program's name) say and gives the exit code: 0 done, 1 failed, 2 wrong usage,
-/// 3 daemon not reachable, 4 not found, 5 conflict.
+/// 3 daemon not reachable, 4 not found, 5 conflict, 130 interrupted.
 ///
 /// Blocks until it is done. Closed standard output is no failure: `xrat list | head -1` has what it wanted.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -1,19 +1,27 @@
 //! `status`: the session in words, once or as it changes.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use argh::{ArgsInfo, FromArgs};
 use chrono::{DateTime, Local, Utc};
 use console::Style;
+use futures::StreamExt;
+use futures::future::{Either, select};
 use indicatif::HumanBytes;
 
 use super::client::{ask_for, root};
 use super::error::CliError;
 use super::{Cli, render};
 use crate::command::Command;
-use crate::event::{Health, Reason, Session, State, Status};
-use crate::ipc::client;
+use crate::event::{Health, Reason, Recorded, Session, SessionId, State, Status, Traffic};
+use crate::ipc::client::{self, ClientError, Events};
 use crate::paths::Paths;
+
+/// How often a terminal is drawn anew.
+const REDRAW: Duration = Duration::from_secs(1);
+/// A timer that does not matter.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Show the session, its health and its traffic.
 #[derive(FromArgs, ArgsInfo)]
@@ -33,18 +41,31 @@ impl StatusCommand {
         let paths = root(cli.root.as_deref())?;
         async_io::block_on(async {
             if !self.watch {
-                return show(&paths, self.json, cli).await;
+                return show(&paths, self.json, None, cli).await;
             }
-            let mut events = match client::subscribe(&paths.socket()).await? {
+            let events = match client::subscribe(&paths.socket()).await? {
                 Ok(events) => events,
                 Err(answer) => return Err(CliError::Refused(answer)),
             };
             let redraw = !self.json && std::io::stdout().is_terminal();
-            while events.next().await?.is_some() {
+            let mut rate = Rate::default();
+            // On a terminal the counters go on between events; a reader of a pipe wants changes only.
+            let mut every = async_io::Timer::interval(if redraw { REDRAW } else { NEVER });
+            let mut next = Box::pin(next_event(events));
+            loop {
+                match select(next, every.next()).await {
+                    Either::Left(((event, events), _)) => {
+                        if event?.is_none() {
+                            break;
+                        }
+                        next = Box::pin(next_event(events));
+                    }
+                    Either::Right((_, waiting)) => next = waiting,
+                }
                 if redraw {
                     write!(cli.out, "\x1b[H\x1b[2J")?;
                 }
-                show(&paths, self.json, cli).await?;
+                show(&paths, self.json, Some(&mut rate), cli).await?;
                 if !redraw && !self.json {
                     writeln!(cli.out)?;
                 }
@@ -55,7 +76,12 @@ impl StatusCommand {
     }
 }
 
-async fn show(paths: &Paths, json: bool, cli: &mut Cli) -> Result<(), CliError> {
+/// The next event, and the stream back: reading a line is not to be dropped half-way.
+async fn next_event(mut events: Events) -> (Result<Option<Recorded>, ClientError>, Events) {
+    (events.next().await, events)
+}
+
+async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli) -> Result<(), CliError> {
     let status: Status = ask_for(paths, &Command::RuntimeStatus {}).await?;
     if json {
         render::json(&mut cli.out, &status)?;
@@ -78,7 +104,11 @@ async fn show(paths: &Paths, json: bool, cli: &mut Cli) -> Result<(), CliError> 
         status.since.with_timezone(&Local).format("%H:%M:%S")
     )?;
     if let Some(session) = &status.session {
-        render::fields(&mut cli.out, &describe(session, Utc::now()))?;
+        let mut fields = describe(session, Utc::now());
+        if let Some((up, down)) = rate.and_then(|rate| rate.of(session)) {
+            fields.push(("rate", format!("{}/s up, {}/s down", HumanBytes(up), HumanBytes(down))));
+        }
+        render::fields(&mut cli.out, &fields)?;
     }
     if let Some(failure) = status.last_failure.filter(|_| status.state != State::Connected) {
         let at = failure.at.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S");
@@ -93,6 +123,24 @@ async fn show(paths: &Paths, json: bool, cli: &mut Cli) -> Result<(), CliError> 
         )?;
     }
     Ok(())
+}
+
+/// What flowed between two looks.
+#[derive(Default)]
+struct Rate(Option<(SessionId, Instant, Traffic)>);
+
+impl Rate {
+    /// Bytes a second up and down since the last look at the same session.
+    fn of(&mut self, session: &Session) -> Option<(u64, u64)> {
+        let (traffic, now) = (session.traffic?, Instant::now());
+        let (id, at, before) = self.0.replace((session.session_id, now, traffic))?;
+        let passed = u64::try_from((now - at).as_millis()).ok().filter(|ms| *ms > 0 && id == session.session_id)?;
+        let per_second = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / passed;
+        Some((
+            per_second(traffic.uplink_bytes, before.uplink_bytes),
+            per_second(traffic.downlink_bytes, before.downlink_bytes),
+        ))
+    }
 }
 
 fn describe(session: &Session, now: DateTime<Utc>) -> Vec<(&'static str, String)> {

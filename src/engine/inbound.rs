@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Engine, Family, v2ray, xray};
+use super::{Engine, Family, private, v2ray, xray};
 
 /// SOCKS for the daemon, without UDP (which would open a public UDP port).
 pub(super) fn private_socks(engine: &Engine, path: &str) -> Value {
@@ -14,6 +14,12 @@ pub(super) fn private_socks(engine: &Engine, path: &str) -> Value {
 /// HTTP for the daemon.
 pub(super) fn private_http(engine: &Engine, path: &str) -> Value {
     unix(engine, "private-http", "http", json!({}), path)
+}
+
+/// HTTP for the daemon, with a user for each of many outbounds.
+pub(super) fn private_http_for(engine: &Engine, users: &[String], path: &str) -> Value {
+    let accounts: Vec<_> = users.iter().map(|user| json!({ "user": user, "pass": private::PASSWORD })).collect();
+    unix(engine, "private-http", "http", json!({ "accounts": accounts }), path)
 }
 
 /// The door to the API: whatever comes in is routed to the engine's own gRPC server.

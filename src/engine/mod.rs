@@ -14,6 +14,7 @@
 //! is as well encrypted and verified as before; it looks like a Go program and not like the browser the link names.
 
 pub mod api;
+mod batch;
 pub mod discover;
 mod grpc;
 mod inbound;
@@ -23,6 +24,7 @@ pub mod private;
 pub mod process;
 mod proto;
 mod session;
+mod sockets;
 mod stream;
 mod v2ray;
 mod xray;
@@ -34,6 +36,7 @@ use std::str::FromStr;
 
 use crate::config::{Config, Protocol};
 
+pub use batch::{batch_config, outbound_tag, refused_tag};
 pub use session::{OUTBOUND_TAG, SessionFiles, ready, session_config};
 
 /// Whose program it is; decides the layout of files, command lines and API messages.

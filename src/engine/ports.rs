@@ -1,15 +1,13 @@
-//! Who listens on a port: `/proc/net`, inode by inode.
+//! Who listens on a port, and whose connections are there: the kernel's sockets, and descriptors in /proc.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
 
-/// State field of a listening TCP socket (`TCP_LISTEN`).
-const TCP_LISTEN: &str = "0A";
-/// State field of a bound, unconnected UDP socket (`TCP_CLOSE`).
-const UDP_BOUND: &str = "07";
+use super::sockets::{self, Socket};
+
 /// How far from a taken port a free one is looked for.
 const SEARCH: u16 = 100;
 /// The kernel gives ports from here to outgoing connections; a connect loop there can meet itself.
@@ -54,16 +52,12 @@ impl fmt::Display for Owner {
 ///
 /// Reads /proc and blocks for some milliseconds on a machine with many processes.
 pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
-    let (files, state) = match kind {
-        Kind::Tcp => (["/proc/self/net/tcp", "/proc/self/net/tcp6"], TCP_LISTEN),
-        Kind::Udp => (["/proc/self/net/udp", "/proc/self/net/udp6"], UDP_BOUND),
+    let address = SocketAddr::new(host, port.get());
+    let mut sockets = match kind {
+        Kind::Tcp => sockets::listening(port.get()),
+        Kind::Udp => sockets::bound(port.get()),
     };
-    let mut sockets: Vec<Socket> = files
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
-        .flat_map(|table| table.lines().skip(1).filter_map(|line| Socket::parse(line, state)).collect::<Vec<_>>())
-        .filter(|socket| socket.port == port.get() && overlap(socket.host, host))
-        .collect();
+    sockets.retain(|socket| is_at(socket, address));
     if sockets.is_empty() {
         return Vec::new();
     }
@@ -85,49 +79,64 @@ pub fn owners(host: IpAddr, port: NonZeroU16, kind: Kind) -> Vec<Owner> {
     owners
 }
 
-/// A free TCP port near `port`, to suggest in its place.
-pub fn free_near(host: IpAddr, port: NonZeroU16) -> Option<u16> {
-    let first = port.get().checked_add(1)?;
-    (first..first.saturating_add(SEARCH).min(FIRST_EPHEMERAL))
-        .find(|candidate| TcpListener::bind((host, *candidate)).is_ok())
+/// How many connections of a process have one of these addresses at its own end: what is left to drain of an engine
+/// whose public inbounds were there. Half-closed ones count, because data may still flow the other way.
+///
+/// Asks the kernel for the sockets of these ports and looks through the process's descriptors, so it blocks: for less
+/// than 1 ms as a rule, some with thousands of connections.
+pub fn established(pid: u32, addresses: &[SocketAddr]) -> usize {
+    held_by(pid, addresses, sockets::connections).len()
 }
 
-struct Socket {
-    host: IpAddr,
-    port: u16,
-    uid: u32,
-    inode: u64,
+/// How many connections wait at a process's listeners on these addresses to be accepted. Blocks as [`established`].
+pub fn queued(pid: u32, addresses: &[SocketAddr]) -> usize {
+    held_by(pid, addresses, sockets::listening).iter().map(|listener| listener.waiting as usize).sum()
 }
 
-impl Socket {
-    /// A line of /proc/net/tcp and its kin (proc(5)): address in host byte order, hex.
-    fn parse(line: &str, state: &str) -> Option<Self> {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        if *fields.get(3)? != state {
-            return None;
-        }
-        let (host, port) = fields.get(1)?.split_once(':')?;
-        let words: Vec<u32> = (0..host.len() / 8)
-            .map(|i| u32::from_str_radix(host.get(i * 8..i * 8 + 8)?, 16).ok())
-            .collect::<Option<_>>()?;
-        let host = match words.as_slice() {
-            [word] => Ipv4Addr::from(word.to_ne_bytes()).into(),
-            [_, _, _, _] => {
-                let mut bytes = [0; 16];
-                for (slot, word) in bytes.chunks_exact_mut(4).zip(&words) {
-                    slot.copy_from_slice(&word.to_ne_bytes());
-                }
-                Ipv6Addr::from(bytes).into()
-            }
-            _ => return None,
-        };
-        Some(Self {
-            host,
-            port: u16::from_str_radix(port, 16).ok()?,
-            uid: fields.get(7)?.parse().ok()?,
-            inode: fields.get(9)?.parse().ok()?,
-        })
+/// Whether a process listens at this address. Blocks as [`established`].
+pub fn listens(pid: u32, address: SocketAddr) -> bool {
+    !held_by(pid, &[address], sockets::listening).is_empty()
+}
+
+/// Whether a process has accepted the connection to this address whose other end is at port `peer`. Blocks as
+/// [`established`].
+pub fn accepted(pid: u32, address: SocketAddr, peer: u16) -> bool {
+    held_by(pid, &[address], sockets::connections).iter().any(|socket| socket.peer == peer)
+}
+
+/// The sockets at some addresses, as `at_port` finds them, that a process holds.
+fn held_by(pid: u32, addresses: &[SocketAddr], at_port: impl Fn(u16) -> Vec<Socket>) -> Vec<Socket> {
+    let mut ports: Vec<_> = addresses.iter().map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut found: Vec<_> = ports.into_iter().flat_map(at_port).collect();
+    found.retain(|socket| addresses.iter().any(|address| is_at(socket, *address)));
+    if !found.is_empty() {
+        let held: HashSet<u64> = sockets_of(pid).into_iter().collect();
+        found.retain(|socket| held.contains(&socket.inode));
     }
+    found
+}
+
+/// A port near `port` that nothing uses and that is not among `wanted`, to suggest in its place.
+///
+/// Looked up and not tried: a port that is bound for a moment, just to see, is a port that fails somebody else.
+pub fn free_near(port: NonZeroU16, wanted: &[NonZeroU16]) -> Option<u16> {
+    let mut used: HashSet<u16> = wanted.iter().map(|port| port.get()).collect();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let table = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+        used.extend(table.lines().skip(1).filter_map(|line| {
+            let (_, port) = line.split_ascii_whitespace().nth(1)?.rsplit_once(':')?;
+            u16::from_str_radix(port, 16).ok()
+        }));
+    }
+    let first = port.get().checked_add(1)?;
+    (first..first.saturating_add(SEARCH).min(FIRST_EPHEMERAL)).find(|candidate| !used.contains(candidate))
+}
+
+/// Whether a socket's own end is at the address, or shares it.
+fn is_at(socket: &Socket, address: SocketAddr) -> bool {
+    socket.port == address.port() && overlap(socket.host, address.ip())
 }
 
 /// Whether two listeners on one port meet: the same address, or one of them listens everywhere. An IPv6 wildcard
@@ -167,7 +176,7 @@ fn socket_inode(descriptor: &Path) -> Option<u64> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 
     const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -196,10 +205,46 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_counted_for_their_process_and_address() {
+        for host in ["127.0.0.1", "::"] {
+            let Ok(listener) = TcpListener::bind((host, 0)) else { continue };
+            let port = listener.local_addr().unwrap().port();
+            let addresses = [SocketAddr::new(host.parse().unwrap(), port)];
+            let me = std::process::id();
+            let count = || (queued(me, &addresses), established(me, &addresses));
+            assert_eq!(count(), (0, 0));
+            let mut clients: Vec<_> = (0..3).map(|_| TcpStream::connect((LOCALHOST, port)).unwrap()).collect();
+            assert_eq!(count(), (3, 0));
+            let taken: Vec<_> = (0..2).map(|_| listener.accept().unwrap()).collect();
+            assert_eq!(count(), (1, 2));
+            let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().port()).collect();
+            let has = |peer| accepted(me, addresses[0], peer);
+            assert_eq!(peers.iter().map(|peer| has(*peer)).collect::<Vec<_>>(), [true, true, false]);
+            assert!(listens(me, addresses[0]) && !listens(1, addresses[0]) && !has(port));
+            assert_eq!(established(1, &addresses), 0, "another process");
+            clients.remove(0).shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(count(), (1, 2), "a half-closed one may still be answered");
+            drop(taken);
+            assert_eq!(count(), (1, 0));
+        }
+    }
+
+    #[test]
     fn udp_is_looked_up_by_itself() {
         let socket = UdpSocket::bind((LOCALHOST, 0)).unwrap();
         let port = NonZeroU16::new(socket.local_addr().unwrap().port()).unwrap();
         assert!(names_me(&owners(LOCALHOST, port, Kind::Udp)));
         assert!(!names_me(&owners(LOCALHOST, port, Kind::Tcp)));
+    }
+
+    #[test]
+    fn a_suggested_port_is_neither_used_nor_wanted() {
+        let low = NonZeroU16::new(20_000).unwrap();
+        let first = free_near(low, &[]).unwrap();
+        assert!(first > low.get());
+        let next = free_near(low, &[NonZeroU16::new(first).unwrap()]).unwrap();
+        assert!(next > first);
+        let Ok(_socket) = UdpSocket::bind((LOCALHOST, next)) else { return };
+        assert_ne!(free_near(low, &[NonZeroU16::new(first).unwrap()]), Some(next));
     }
 }

@@ -1,4 +1,4 @@
-//! The private proxy of a session's engine: is it there, and a connection through it.
+//! The private proxy of an engine: is it there, and a connection through it.
 //!
 //! HTTP CONNECT on a Unix socket, because that is what every engine can do there: Xray's SOCKS inbound cannot listen
 //! on one. Neither answer proves anything about the node: engines answer before they dial.
@@ -7,14 +7,18 @@ use std::io;
 use std::path::Path;
 
 use async_net::unix::UnixStream;
+use base64::Engine as _;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// More than an engine ever answers with.
 const MAX_HEAD: usize = 1024;
+/// Every user's: users only choose the outbound. What keeps others out is the directory that the socket is in.
+pub(super) const PASSWORD: &str = "x";
 
 /// One attempt to get an answer from the engine behind the private HTTP socket at `path`.
 ///
-/// The request is one that engines answer with 400 by themselves, so that nothing reaches the node. Has no time limit.
+/// The request is one that engines answer with 400 (407 where they want a user) by themselves, so that nothing reaches
+/// the node. Has no time limit.
 /// Dropping the future only closes the connection. Whether a session is ready says [`super::ready`].
 ///
 /// # Errors
@@ -23,7 +27,7 @@ pub async fn ready(path: &Path) -> io::Result<()> {
     let mut stream = UnixStream::connect(path).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: ready.invalid\r\n\r\n").await?;
     match head(&mut stream).await?.as_slice() {
-        head if head.starts_with(b"HTTP/1.1 400 ") => Ok(()),
+        head if head.starts_with(b"HTTP/1.1 400 ") || head.starts_with(b"HTTP/1.1 407 ") => Ok(()),
         head => Err(unexpected(path, head)),
     }
 }
@@ -36,12 +40,24 @@ pub async fn ready(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the socket, and `InvalidData` when the engine refuses or another program answers.
 pub async fn connect(path: &Path, host: &str, port: u16) -> io::Result<UnixStream> {
+    connect_as(path, None, host, port).await
+}
+
+/// As [`connect`], as the user whom [`super::batch_config`] gave an outbound.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_as(path: &Path, user: Option<&str>, host: &str, port: u16) -> io::Result<UnixStream> {
     if host.is_empty() || host.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{host:?} is not a host")));
     }
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let user = user.map_or_else(String::new, |user| {
+        let token = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{PASSWORD}"));
+        format!("Proxy-Authorization: Basic {token}\r\n")
+    });
     let mut stream = UnixStream::connect(path).await?;
-    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes()).await?;
+    stream.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{user}\r\n").as_bytes()).await?;
     match head(&mut stream).await?.as_slice() {
         head if head.starts_with(b"HTTP/1.1 200 ") => Ok(stream),
         head => Err(unexpected(path, head)),

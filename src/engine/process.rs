@@ -219,6 +219,21 @@ impl Process {
     }
 }
 
+/// This process, as others find it again.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn own_identity() -> io::Result<ProcessIdentity> {
+    let pid = std::process::id();
+    let start_ticks = start_ticks(pid).ok_or_else(|| io::Error::other("/proc does not tell of this process"))?;
+    Ok(ProcessIdentity { pid, start_ticks })
+}
+
+/// Whether the process is still there; a zombie is not.
+pub fn is_alive(identity: ProcessIdentity) -> bool {
+    start_ticks(identity.pid) == Some(identity.start_ticks)
+}
+
 /// The start time of a process that is alive: a zombie is not.
 fn start_ticks(pid: u32) -> Option<u64> {
     stat(pid).and_then(|(alive, ticks)| alive.then_some(ticks))

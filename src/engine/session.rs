@@ -81,7 +81,7 @@ pub async fn ready(engine: &Engine, sockets: &SessionFiles) -> io::Result<()> {
     Api::new(engine, sockets.api.clone()).traffic().await.map(drop).map_err(io::Error::other)
 }
 
-fn socket<'a>(engine: &Engine, path: &'a Path) -> Result<&'a str, Unsupported> {
+pub(super) fn socket<'a>(engine: &Engine, path: &'a Path) -> Result<&'a str, Unsupported> {
     path.to_str()
         .filter(|text| engine.family != Family::Xray || !text.contains(','))
         .ok_or_else(|| engine.unsupported(Lack::none(format!("a Unix socket at {}", path.display()))))

@@ -54,8 +54,10 @@ pub struct Server {
 
 #[derive(Default)]
 struct Connections {
-    /// Ids count up: the first one is the oldest.
+    /// Those whose request is not complete. Ids count up: the first one is the oldest.
     unfinished: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
+    /// Those that have their answer and have not closed yet.
+    answered: RefCell<BTreeMap<u64, oneshot::Sender<()>>>,
     next: Cell<u64>,
     open: Cell<usize>,
     streams: Cell<usize>,
@@ -107,7 +109,12 @@ impl Server {
                 continue;
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream, executor),
+                Ok((stream, _)) => {
+                    self.admit(stream, executor);
+                    // As long as more of them wait, accept() never pauses by itself: those admitted must have their
+                    // turn, and those displaced must close, before descriptors run out.
+                    smol::future::yield_now().await;
+                }
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");
                     Timer::after(ACCEPT_PAUSE).await;
@@ -123,8 +130,10 @@ impl Server {
         }
         let connections = Rc::clone(&self.connections);
         if connections.open.get() >= MAX_CONNECTIONS {
-            // Whoever has been silent longest makes room.
-            if let Some((_, displace)) = connections.unfinished.borrow_mut().pop_first() {
+            // Who has its answer makes room first, then whoever has been silent longest.
+            let answered = connections.answered.borrow_mut().pop_first();
+            let oldest = answered.or_else(|| connections.unfinished.borrow_mut().pop_first());
+            if let Some((_, displace)) = oldest {
                 let _ = displace.send(());
             }
         }
@@ -193,6 +202,7 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.finished();
+        self.connections.answered.borrow_mut().remove(&self.id);
         self.connections.open.set(self.connections.open.get() - 1);
     }
 }
@@ -210,7 +220,19 @@ impl Connection {
             Reply::Line(Answer::failure(&Failure::Internal("the daemon failed to handle this request".into())))
         });
         match reply {
-            Reply::Line(answer) => finish(stream, &answer.to_line()).await,
+            Reply::Line(answer) => {
+                let (displace, displaced) = oneshot::channel();
+                self.connections.answered.borrow_mut().insert(self.id, displace);
+                if write(&mut stream, &answer.to_line()).await {
+                    linger(stream, displaced).await;
+                }
+            }
+            Reply::Farewell(answer) => {
+                if write(&mut stream, &answer.to_line()).await {
+                    // What came already; nothing is waited for.
+                    let _ = linger(stream, oneshot::channel().1).now_or_never();
+                }
+            }
             Reply::Stream(subscription) => {
                 let streams = StreamCount::new(&self.connections);
                 // A stream counts as a stream, no longer as a request.
@@ -227,22 +249,27 @@ impl Connection {
             let reading = std::pin::pin!(read_request(stream));
             let late = std::pin::pin!(async {
                 match select(displaced, Timer::after(REQUEST_TIMEOUT)).await {
-                    Either::Left(_) => "too many connections, and this one was silent longest".to_owned(),
-                    Either::Right(_) => {
-                        format!("too late: a request must arrive within {} s", REQUEST_TIMEOUT.as_secs())
-                    }
+                    Either::Left(_) => Refusal::Displaced,
+                    Either::Right(_) => Refusal::Because(format!(
+                        "too late: a request must arrive within {} s",
+                        REQUEST_TIMEOUT.as_secs()
+                    )),
                 }
             });
             match select(reading, late).await {
                 Either::Left((request, _)) => request,
-                Either::Right((problem, _)) => Err(Some(problem)),
+                Either::Right((refusal, _)) => Err(refusal),
             }
         };
         self.finished();
         let command = match request {
             Ok(bytes) => wire::parse_request(&bytes),
-            Err(Some(problem)) => Err(Failure::BadRequest(problem)),
-            Err(None) => return Reply::None,
+            Err(Refusal::Because(problem)) => Err(Failure::BadRequest(problem)),
+            Err(Refusal::Displaced) => {
+                let message = "too many connections, and this one was silent longest".to_owned();
+                return Reply::Farewell(Answer::failure(&Failure::BadRequest(message)));
+            }
+            Err(Refusal::Nobody) => return Reply::None,
         };
         match command {
             Ok(Command::EventSubscribe { instance_id, seq }) => {
@@ -263,9 +290,21 @@ impl Connection {
 
 enum Reply {
     Line(Answer),
+    /// An answer to a client that must make room at once.
+    Farewell(Answer),
     Stream(Box<Subscription>),
     /// The client came and went without a word.
     None,
+}
+
+/// Why there is no request.
+enum Refusal {
+    /// It is wrong.
+    Because(String),
+    /// Others need the place.
+    Displaced,
+    /// The client is gone, or came and went without a word.
+    Nobody,
 }
 
 struct StreamCount(Rc<Connections>);
@@ -283,40 +322,44 @@ impl Drop for StreamCount {
     }
 }
 
-/// Reads until the request's object closes. The error is what to answer; none when there is nobody to answer.
-async fn read_request(stream: &mut UnixStream) -> Result<Vec<u8>, Option<String>> {
+/// Reads until the request's object closes.
+async fn read_request(stream: &mut UnixStream) -> Result<Vec<u8>, Refusal> {
+    let because = |problem: &str| Refusal::Because(problem.to_owned());
     let (mut request, mut framing, mut piece) = (Vec::new(), Framing::default(), [0; PIECE]);
     loop {
-        let length = stream.read(&mut piece).await.map_err(|_| None)?;
+        let length = stream.read(&mut piece).await.map_err(|_| Refusal::Nobody)?;
         if length == 0 {
-            return Err(framing.started().then(|| "the request ended before its JSON object closed".to_owned()));
+            let cut = || because("the request ended before its JSON object closed");
+            return Err(if framing.started() { cut() } else { Refusal::Nobody });
         }
         let piece = &piece[..length];
         match framing.feed(piece) {
-            Progress::NotAnObject => return Err(Some("the request is not a JSON object".to_owned())),
+            Progress::NotAnObject => return Err(because("the request is not a JSON object")),
             Progress::Done(end) if request.len() + end <= MAX_REQUEST => {
                 request.extend_from_slice(&piece[..end]);
                 return Ok(request);
             }
             Progress::More if request.len() + length <= MAX_REQUEST => request.extend_from_slice(piece),
             Progress::Done(_) | Progress::More => {
-                return Err(Some(format!("the request is larger than {} KiB", MAX_REQUEST >> 10)));
+                return Err(Refusal::Because(format!("the request is larger than {} KiB", MAX_REQUEST >> 10)));
             }
         }
     }
 }
 
-/// Writes the answer and lets go of the client gently.
-async fn finish(mut stream: UnixStream, line: &[u8]) {
+/// Writes the answer, and says whether the client took it: one that is gone or does not read has had its chance.
+async fn write(stream: &mut UnixStream, line: &[u8]) -> bool {
     let writing = async {
         stream.write_all(line).await?;
         stream.flush().await
     };
-    match select(std::pin::pin!(writing), Timer::after(WRITE_TIMEOUT)).await {
-        Either::Left((Ok(()), _)) => {}
-        // A client that is gone or does not read has had its chance.
-        Either::Left((Err(_), _)) | Either::Right(_) => return,
-    }
+    let writing = std::pin::pin!(writing);
+    matches!(select(writing, Timer::after(WRITE_TIMEOUT)).await, Either::Left((Ok(()), _)))
+}
+
+/// Lets go of a client that has its answer: closed while it still sends, it would read a reset instead. A message on
+/// `displaced` (not its drop) ends that at once.
+async fn linger(mut stream: UnixStream, displaced: oneshot::Receiver<()>) {
     if stream.shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
@@ -329,7 +372,13 @@ async fn finish(mut stream: UnixStream, line: &[u8]) {
             }
         }
     };
-    select(std::pin::pin!(discard), Timer::after(LINGER)).await;
+    let until = async {
+        match select(displaced, Timer::after(LINGER)).await {
+            Either::Left((Ok(()), _)) | Either::Right(_) => {}
+            Either::Left((Err(_), late)) => drop(late.await),
+        }
+    };
+    select(std::pin::pin!(discard), std::pin::pin!(until)).await;
 }
 
 /// Writes events until the client goes away. A client that does not read is skipped over by the history, not waited for.

@@ -14,6 +14,9 @@ use crate::command::{Command, Failure, Outcome, PROTOCOL_VERSION};
 /// A request is at most this long, in bytes.
 pub const MAX_REQUEST: usize = 64 << 10;
 
+/// A wrong value is repeated up to so many characters.
+const MAX_SHOWN: usize = 40;
+
 /// A line from the daemon: the answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -82,7 +85,7 @@ pub fn parse_request(bytes: &[u8]) -> Result<Command, Failure> {
         serde_json::from_slice(bytes).map_err(|error| bad(format!("the request is not JSON: {error}")))?;
     let version = envelope.get("protocol_version").ok_or_else(|| bad("missing field `protocol_version`".into()))?;
     if version.as_u64() != Some(u64::from(PROTOCOL_VERSION)) {
-        let shown = if version.is_u64() { version.to_string() } else { "that".to_owned() };
+        let shown: String = version.to_string().chars().take(MAX_SHOWN).collect();
         return Err(bad(format!(
             "protocol version {shown} is not spoken here: this daemon speaks version {PROTOCOL_VERSION}"
         )));

@@ -45,8 +45,21 @@ pub enum ProbeError {
 /// # Errors
 /// See [`ProbeError`].
 pub async fn exchange(path: &Path, url: &Url, timeout: Duration) -> Result<Duration, ProbeError> {
+    exchange_as(path, None, url, timeout).await
+}
+
+/// As [`exchange`], as a user of [`crate::engine::batch_config`].
+///
+/// # Errors
+/// See [`ProbeError`].
+pub async fn exchange_as(
+    path: &Path,
+    user: Option<&str>,
+    url: &Url,
+    timeout: Duration,
+) -> Result<Duration, ProbeError> {
     let work = async {
-        let stream = private::connect(path, &url.host, url.port).await.map_err(ProbeError::Engine)?;
+        let stream = private::connect_as(path, user, &url.host, url.port).await.map_err(ProbeError::Engine)?;
         let response = http::get(stream, url, USER_AGENT, MAX_BODY).await?;
         if response.status.is_client_error() || response.status.is_server_error() {
             return Err(ProbeError::Status { url: url.to_string(), status: response.status });

@@ -1,3 +1,4 @@
 //! Finding out whether a node carries traffic, and how fast.
 
+pub mod batch;
 pub mod delay;

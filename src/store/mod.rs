@@ -4,6 +4,7 @@
 //! `BEGIN IMMEDIATE` transaction, because daemon and command line write the same file.
 
 mod configs;
+mod decisions;
 mod sessions;
 mod state;
 mod subscriptions;
@@ -18,6 +19,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 pub use configs::{ConfigRow, Disabled, FindError, Imported, Sort};
+pub use decisions::{CandidateRow, RotationFacts};
 pub use sessions::{NewSession, ProcessIdentity, SessionRow};
 pub use state::Before;
 pub use subscriptions::{SubscriptionId, SubscriptionRow};
@@ -26,7 +28,7 @@ pub use tests_table::TestRow;
 /// "xrat" as a big-endian number: `file` and `PRAGMA application_id` tell whose database this is.
 const APPLICATION_ID: i32 = 0x7872_6174;
 /// The schema's steps, in order; a database's `user_version` says how many it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_decisions.sql")];
 /// How long a change waits for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// File systems on which WAL's shared memory does not work between machines: NFS, SMB, SMB2, CIFS, 9p, AFS.
@@ -66,6 +68,14 @@ pub enum StoreError {
         found: usize,
         /// The newest this program knows.
         known: usize,
+    },
+    /// The file or its directory, where SQLite keeps its journal, cannot be written.
+    #[error("the database {} cannot be written ({detail}): make it and its directory writable (chmod u+w)", path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        detail: String,
     },
     /// Another process holds it.
     #[error("the database is locked by another program for more than {} s; try again", BUSY_TIMEOUT.as_secs())]
@@ -122,6 +132,11 @@ impl Store {
                 if matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) =>
             {
                 StoreError::Damaged { path: path.to_owned(), detail: error.to_string() }
+            }
+            StoreError::Sqlite(error)
+                if matches!(error.sqlite_error_code(), Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) =>
+            {
+                StoreError::ReadOnly { path: path.to_owned(), detail: error.to_string() }
             }
             other => other,
         })

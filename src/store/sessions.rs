@@ -235,6 +235,25 @@ impl Store {
         self.update_session("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", params![id.0])
     }
 
+    /// The session serves the public addresses, in place of `old` if there is one, and its config is what is wanted.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing is changed then.
+    pub fn hand_over(&mut self, id: SessionId, old: Option<SessionId>) -> Result<(), StoreError> {
+        let transaction = self.change()?;
+        if let Some(old) = old {
+            transaction.execute("UPDATE runtime_sessions SET status = 'stopping' WHERE session_id = ?1", [old.0])?;
+        }
+        transaction.execute("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", [id.0])?;
+        transaction.execute(
+            "INSERT OR REPLACE INTO daemon_state (key, value) \
+             SELECT 'wanted', config_id FROM runtime_sessions WHERE session_id = ?1",
+            [id.0],
+        )?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// The session takes nothing new; `reason` says why it is ended.
     ///
     /// # Errors

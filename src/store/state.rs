@@ -54,12 +54,12 @@ impl Store {
         self.set_fact(CLEAN, Some("1"))
     }
 
-    fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
+    pub(super) fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
         let mut statement = self.connection.prepare_cached("SELECT value FROM daemon_state WHERE key = ?1")?;
         Ok(statement.query_row([key], |row| row.get(0)).optional()?)
     }
 
-    fn set_fact(&mut self, key: &str, value: Option<&str>) -> Result<(), StoreError> {
+    pub(super) fn set_fact(&mut self, key: &str, value: Option<&str>) -> Result<(), StoreError> {
         let transaction = self.change()?;
         match value {
             Some(value) => {

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use async_channel::Sender;
+use smol::LocalExecutor;
 
+use super::public::OpenGate;
 use crate::command::DaemonInfo;
-use crate::engine::api::Api;
+use crate::engine::api::{Api, PublicInbound};
 use crate::engine::process::Process;
 use crate::engine::{Engine, SessionFiles};
 use crate::event::SessionId;
@@ -34,6 +36,9 @@ pub(super) struct Context {
     pub(super) boot_id: String,
     pub(super) machine_id: String,
     pub(super) engines: RefCell<HashMap<SessionId, Rc<Running>>>,
+    pub(super) gates: RefCell<Vec<OpenGate>>,
+    /// Runs the gates, which have no end to wait for.
+    pub(super) executor: LocalExecutor<'static>,
     pub(super) writes: Sender<Write>,
 }
 
@@ -42,6 +47,8 @@ pub(super) struct Running {
     pub(super) process: Process,
     pub(super) api: Api,
     pub(super) files: SessionFiles,
+    /// What it serves, or is to serve, on the public addresses.
+    pub(super) inbounds: Vec<PublicInbound>,
 }
 
 impl Context {

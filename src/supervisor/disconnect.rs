@@ -27,11 +27,17 @@ pub(super) async fn stop(context: Rc<Context>, session_id: SessionId, reason: Re
     }
 }
 
-/// Closes the row of a session whose engine is dead.
-pub(super) fn discard(context: &Context, session_id: SessionId, reason: Reason, detail: String) {
+/// Closes the row of a session whose engine is dead or of no use, and ends what is left of it. Must be driven to its end.
+pub(super) async fn discard(context: Rc<Context>, session_id: SessionId, reason: Reason, detail: String) {
     tracing::warn!(%session_id, %reason, "session failed: {detail}");
-    context.engines.borrow_mut().remove(&session_id);
-    context.sweep(session_id);
     let at = Utc::now();
     context.write(move |store| store.session_failed(session_id, reason, &detail, at));
+    let running = context.engines.borrow_mut().remove(&session_id);
+    if let Some(running) = running
+        && !running.process.has_ended()
+    {
+        running.process.stop(TERM_GRACE).await;
+    }
+    context.left(session_id);
+    context.sweep(session_id);
 }

@@ -3,16 +3,21 @@
 //! No arm of the loop waits for I/O. What takes time (a transition, an exchange, the engine's counters) is a future of
 //! its own whose end is one more input, so that every request is answered at any moment.
 
-mod connect;
+mod alarm;
 mod context;
 mod disconnect;
+mod drain;
 mod events;
 mod health;
 pub mod machine;
+mod network;
+mod public;
 mod reconcile;
+mod rotation;
+mod start;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,17 +29,20 @@ use futures::channel::oneshot;
 use futures::future::{FutureExt, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::{pin_mut, select};
+use smol::LocalExecutor;
 use uuid::Uuid;
 
+use self::alarm::Alarm;
 use self::context::{Context, Write};
 pub use self::events::{Hub, KEPT, MAX_BEHIND, Subscription};
-use self::machine::{CallId, Effect, Input, Machine, Rules};
+use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
 use crate::command::{Command, DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
 use crate::config::ConfigId;
-use crate::event::{Reason, SessionId, State, Status};
+use crate::event::{Event, LastFailure, Reason, SessionId, State, Status};
+use crate::gate::Behind;
 use crate::paths::Paths;
 use crate::settings::Settings;
-use crate::store::{Shared, Store, StoreError};
+use crate::store::{RotationFacts, Shared, Store, StoreError};
 
 /// Requests that wait for the loop; it takes microseconds for each.
 const MAX_CALLS: usize = 256;
@@ -69,6 +77,8 @@ enum Wake {
     Call(Call),
     Task(Option<Input>),
     Signal(Option<Signal>),
+    Network,
+    Alarm,
     Housekeeping,
 }
 
@@ -119,12 +129,18 @@ pub struct Supervisor {
     machine: Machine,
     hub: Hub,
     signals: Signals,
+    network: network::Watch,
+    sleep: network::Sleep,
+    alarm: Alarm,
     calls: Receiver<Call>,
     writes: Receiver<Write>,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Option<Input>>>,
     pending: HashMap<CallId, oneshot::Sender<Result<Outcome, Failure>>>,
     next_call: u64,
-    cancel: Option<oneshot::Sender<()>>,
+    cancel_start: Option<oneshot::Sender<()>>,
+    cancel_test: Option<oneshot::Sender<()>>,
+    /// Replaced engines, the oldest first, each with the way to end its drain.
+    drains: VecDeque<(SessionId, oneshot::Sender<()>)>,
     housekeeping: Vec<Box<dyn Fn()>>,
     end: Option<End>,
 }
@@ -153,36 +169,60 @@ impl Supervisor {
             paths,
             store,
             settings: RefCell::new(Rc::new(settings)),
-            boot_id,
+            boot_id: boot_id.clone(),
             machine_id: crate::engine::process::machine_id(),
             engines: RefCell::default(),
+            gates: RefCell::default(),
+            executor: LocalExecutor::new(),
             writes: writes_in,
         });
 
-        let adopted = reconcile::reconcile(&context).await?;
-        let (last_failure, wanted) = begin_store(&context).await?;
-        let wanted = wanted.filter(|_| adopted.is_none());
-        let (state, reason) = match &adopted {
+        let left = reconcile::reconcile(&context).await?;
+        let kept = begin_store(&context).await?;
+        let wanted = kept.wanted.filter(|_| left.adopted.is_none());
+        let (state, reason) = match &left.adopted {
             Some(_) => (State::Connected, Reason::Adopted),
             None => (State::Disconnected, Reason::None),
         };
-        let status = Status { state, reason, since: info.started_at, session: adopted, last_failure };
-        let hub = Hub::new(info.instance_id);
+        let beginning = Beginning {
+            rules: rules(&context.settings()),
+            status: Status {
+                state,
+                reason,
+                since: info.started_at,
+                session: left.adopted,
+                last_failure: kept.last_failure,
+            },
+            facts: kept.rotation,
+            boot_id,
+            last_decision_id: kept.last_decision_id,
+            seed: random(),
+            info: info.clone(),
+        };
         let mut supervisor = Self {
-            machine: Machine::new(info, rules(&context.settings()), status),
-            hub,
+            machine: Machine::new(beginning, now()),
+            hub: Hub::new(info.instance_id),
             signals,
+            network: network::Watch::new(),
+            sleep: network::Sleep::new(),
+            alarm: Alarm::new()?,
             calls,
             writes,
             tasks: FuturesUnordered::new(),
             pending: HashMap::new(),
             next_call: 0,
-            cancel: None,
+            cancel_start: None,
+            cancel_test: None,
+            drains: VecDeque::new(),
             housekeeping: Vec::new(),
             end: None,
             context,
         };
-        let effects = supervisor.machine.begin(wanted, Utc::now());
+        for session_id in left.draining {
+            let limit = Duration::from_secs(supervisor.context.settings().runtime.drain_secs);
+            supervisor.drain(session_id, limit, Reason::Adopted);
+        }
+        let effects = supervisor.machine.begin(wanted, now());
         supervisor.carry_out(effects);
         Ok((supervisor, Handle { calls: calls_in }))
     }
@@ -199,27 +239,43 @@ impl Supervisor {
 
     /// Runs until the daemon is to end. All changes of the database are made when this returns.
     pub async fn run(mut self) -> End {
-        let writer = write_all(self.context.clone(), self.writes.clone()).fuse();
+        let context = Rc::clone(&self.context);
+        let writer = write_all(Rc::clone(&context), self.writes.clone()).fuse();
+        let gates = context.executor.run(std::future::pending::<()>()).fuse();
         let housekeeping = StreamExt::fuse(Timer::interval(HOUSEKEEPING));
         let calls = self.calls.clone().fuse();
-        pin_mut!(writer, housekeeping, calls);
+        pin_mut!(writer, gates, housekeeping, calls);
         let end = loop {
             if let Some(end) = self.end {
                 break end;
             }
-            let wake = select! {
-                call = calls.select_next_some() => Wake::Call(call),
-                input = self.tasks.select_next_some() => Wake::Task(input),
-                signal = self.signals.next().fuse() => Wake::Signal(signal.and_then(Result::ok)),
-                _ = housekeeping.select_next_some() => Wake::Housekeeping,
-                // It ends only when the queue is closed, below.
-                () = writer => continue,
+            self.alarm.set(self.machine.deadline());
+            let wake = {
+                let (network, alarm) = (self.network.changed().fuse(), self.alarm.rings().fuse());
+                pin_mut!(network, alarm);
+                select! {
+                    call = calls.select_next_some() => Wake::Call(call),
+                    input = self.tasks.select_next_some() => Wake::Task(input),
+                    signal = self.signals.next().fuse() => Wake::Signal(signal.and_then(Result::ok)),
+                    () = network => Wake::Network,
+                    () = alarm => Wake::Alarm,
+                    _ = housekeeping.select_next_some() => Wake::Housekeeping,
+                    // They end only when this loop does.
+                    () = writer => continue,
+                    () = gates => continue,
+                }
             };
+            if self.sleep.noticed() {
+                tracing::info!("the machine slept");
+                self.feed(Input::Resumed);
+            }
             let input = match wake {
                 Wake::Call(call) => self.take_call(call),
                 Wake::Task(input) => input,
                 Wake::Signal(Some(Signal::Hup)) => self.reload(),
                 Wake::Signal(signal) => signal.map(|_| Input::Terminate),
+                Wake::Network => Some(self.look_at_network()),
+                Wake::Alarm => Some(Input::Tick),
                 Wake::Housekeeping => {
                     health::trim_logs(&self.context);
                     self.housekeeping.iter().for_each(|work| work());
@@ -227,16 +283,36 @@ impl Supervisor {
                 }
             };
             if let Some(input) = input {
-                let effects = self.machine.step(input, Utc::now());
-                self.carry_out(effects);
+                self.feed(input);
             }
         };
         if end == End::Exit {
+            self.end_drains().await;
             self.context.write(Store::set_clean);
         }
         self.context.writes.close();
         writer.await;
         end
+    }
+
+    fn feed(&mut self, input: Input) {
+        let effects = self.machine.step(input, now());
+        self.carry_out(effects);
+    }
+
+    fn look_at_network(&self) -> Input {
+        let session = self.machine.status().session.as_ref();
+        Input::Network { online: network::online(session.map_or("", |session| &session.address)) }
+    }
+
+    /// Replaced engines do not outlive the daemon's end.
+    async fn end_drains(&mut self) {
+        // The senders say so by being dropped; their ends are the last tasks that matter.
+        self.drains.clear();
+        let all = std::mem::take(&mut self.tasks);
+        let engines = || !self.context.engines.borrow().is_empty();
+        let mut all = std::pin::pin!(all.take_while(|_| futures::future::ready(engines())));
+        while engines() && all.next().await.is_some() {}
     }
 
     fn take_call(&mut self, call: Call) -> Option<Input> {
@@ -283,38 +359,73 @@ impl Supervisor {
     fn carry_out_one(&mut self, effect: Effect) {
         let context = Rc::clone(&self.context);
         match effect {
-            Effect::Answer(call, result) => {
+            Effect::Answer(call, result) => self.answer(call, result),
+            Effect::AnswerHistory(call, limit) => {
                 if let Some(reply) = self.pending.remove(&call) {
-                    // A client that went away cancels nothing and needs no answer.
-                    let _ = reply.send(result);
+                    let read = async move {
+                        let decisions = context.store.run(move |store| store.decisions(limit)).await;
+                        let result = decisions.map(Outcome::History);
+                        let _ = reply.send(result.map_err(|error| Failure::Internal(error.to_string())));
+                        None
+                    };
+                    self.tasks.push(read.boxed_local());
                 }
             }
             Effect::Emit(event) => self.emit(event),
-            Effect::Connect(config_id, reason) => {
+            Effect::Start { config_id, reason, prove } => {
                 let (cancel, cancelled) = oneshot::channel();
-                self.cancel = Some(cancel);
-                self.task(connect::connect(context, config_id, reason, cancelled).map(Input::ConnectEnded));
+                self.cancel_start = Some(cancel);
+                self.task(start::start(context, config_id, reason, prove, cancelled).map(Input::Started));
             }
-            Effect::CancelConnect => {
-                if let Some(cancel) = self.cancel.take() {
-                    // The connect that has just ended hears nothing; its end is an input already.
-                    let _ = cancel.send(());
-                }
+            Effect::CancelStart => cancel(&mut self.cancel_start),
+            Effect::GoPublic { session_id, old } => {
+                self.task(public::go_public(context, session_id, old).map(Input::WentPublic));
             }
+            Effect::Watch(session_id) => self.watch(session_id),
+            Effect::Drain(session_id, limit, reason) => self.drain(session_id, limit, reason),
             Effect::Stop(session_id, reason) => {
+                self.drains.clear();
                 let stopped = disconnect::stop(context, session_id, reason);
                 self.task(stopped.map(move |()| Input::StopEnded(session_id)));
             }
-            Effect::Watch(session_id) => self.watch(session_id),
-            Effect::Discard(session_id, reason, detail) => disconnect::discard(&context, session_id, reason, detail),
-            Effect::Exchange(session_id, after) => {
-                let exchange = health::exchange(context, session_id, after);
+            Effect::Discard(session_id, reason, detail) => {
+                // Its listeners are gone already if it is dead, and then the gate must know before it is steered.
+                if context.engine(session_id).is_some_and(|running| running.process.has_ended()) {
+                    context.left(session_id);
+                }
+                let discarded = disconnect::discard(context, session_id, reason, detail);
+                self.tasks.push(discarded.map(|()| None).boxed_local());
+            }
+            Effect::Hold => context.without_engine(&Behind::Hold),
+            Effect::Refuse(why) => context.without_engine(&Behind::Refuse(why)),
+            Effect::ClosePublic => context.gates.borrow_mut().clear(),
+            Effect::Exchange(session_id) => {
+                let exchange = health::exchange(context, session_id);
                 self.task(exchange.map(move |result| Input::ExchangeEnded(session_id, result)));
             }
             Effect::ReadTraffic(call, session_id) => {
                 let traffic = health::traffic(context, session_id);
                 self.task(traffic.map(move |traffic| Input::TrafficRead(call, session_id, traffic)));
             }
+            Effect::CheckPorts(session_id) => {
+                let lost = health::port_lost(context, session_id);
+                let input = lost.map(move |lost| lost.map(|detail| Input::PortLost(session_id, detail)));
+                self.tasks.push(input.boxed_local());
+            }
+            Effect::ReadCandidates => {
+                self.task(rotation::candidates(context).map(|rows| Input::CandidatesRead(rows, random())));
+            }
+            Effect::TestCandidates(ids, budget) => {
+                let (cancel, cancelled) = oneshot::channel();
+                self.cancel_test = Some(cancel);
+                self.task(rotation::test(context, ids, budget, cancelled).map(Input::CandidatesTested));
+            }
+            Effect::CancelTest => cancel(&mut self.cancel_test),
+            Effect::SaveDecision(decision) => {
+                tracing::info!(trigger = decision.trigger.as_str(), "rotation: {}", decision.reason);
+                context.write(move |store| store.add_decision(&decision));
+            }
+            Effect::SaveRotation(facts) => context.write(move |store| store.set_rotation(&facts)),
             Effect::ReadConfig(config_id) => {
                 let read = async move { context.store.run(move |store| store.config(config_id)).await };
                 self.task(
@@ -327,8 +438,32 @@ impl Supervisor {
         }
     }
 
-    fn emit(&mut self, event: crate::event::Event) {
-        if let crate::event::Event::StateChanged { new, old, reason, .. } = &event {
+    fn answer(&mut self, call: CallId, result: Result<Outcome, Failure>) {
+        if let Some(reply) = self.pending.remove(&call) {
+            // A client that went away cancels nothing and needs no answer.
+            let _ = reply.send(result);
+        }
+    }
+
+    /// Lets a replaced engine finish; of too many the oldest ends at once.
+    fn drain(&mut self, session_id: SessionId, limit: Duration, reason: Reason) {
+        let (cut, cut_now) = oneshot::channel();
+        self.drains.retain(|(_, cut)| !cut.is_canceled());
+        self.drains.push_back((session_id, cut));
+        while self.drains.len() > drain::MAX_DRAINS {
+            self.drains.pop_front();
+        }
+        let (hub, context) = (self.hub.clone(), Rc::clone(&self.context));
+        let drained = async move {
+            let cut_connections = drain::drain(context, session_id, limit, reason, cut_now).await;
+            hub.emit(Event::Drained { session_id, cut_connections }, Utc::now());
+            None
+        };
+        self.tasks.push(drained.boxed_local());
+    }
+
+    fn emit(&mut self, event: Event) {
+        if let Event::StateChanged { new, old, reason, .. } = &event {
             tracing::info!("{old} -> {new} ({reason})");
         }
         self.hub.emit(event, Utc::now());
@@ -357,9 +492,35 @@ impl Supervisor {
     }
 }
 
+fn cancel(sender: &mut Option<oneshot::Sender<()>>) {
+    if let Some(sender) = sender.take() {
+        // What has just ended hears nothing; its end is an input already.
+        let _ = sender.send(());
+    }
+}
+
+fn now() -> Now {
+    Now { wall: Utc::now(), boot: network::boot_time() }
+}
+
+/// A random number that is nobody's secret.
+fn random() -> u64 {
+    Uuid::new_v4().as_u64_pair().1
+}
+
 fn rules(settings: &Settings) -> Rules {
-    let health = &settings.runtime.health;
-    Rules { failure_threshold: health.failure_threshold, interval: Duration::from_secs(health.interval_secs) }
+    let (health, rotation) = (&settings.runtime.health, &settings.runtime.rotation);
+    Rules {
+        failure_threshold: health.failure_threshold,
+        health_interval: Duration::from_secs(health.interval_secs),
+        rotation_enabled: rotation.enabled,
+        rotation_interval: Duration::from_secs(rotation.interval_secs),
+        health_trigger: rotation.health_trigger_enabled,
+        cooldown: Duration::from_secs(rotation.cooldown_secs),
+        tolerance_ms: rotation.tolerance_ms,
+        max_candidates: rotation.max_candidates.try_into().unwrap_or(usize::MAX),
+        drain: Duration::from_secs(settings.runtime.drain_secs),
+    }
 }
 
 /// Makes queued changes one after the other until the queue is closed and empty.
@@ -371,13 +532,17 @@ async fn write_all(context: Rc<Context>, writes: Receiver<Write>) {
     }
 }
 
-/// What the database says of before: the last fault, and the config that is to be connected now.
-///
-/// After a crash within one boot that is what was wanted; after a reboot only if the settings say so; after an end
-/// that the user asked for, nothing.
-async fn begin_store(
-    context: &Context,
-) -> Result<(Option<crate::event::LastFailure>, Option<(ConfigId, Reason)>), StoreError> {
+/// What the database says of before.
+struct Kept {
+    last_failure: Option<LastFailure>,
+    wanted: Option<(ConfigId, Reason)>,
+    rotation: RotationFacts,
+    last_decision_id: i64,
+}
+
+/// Reads what the database says of before, and the config that is to be connected now: after a crash within one boot
+/// what was wanted; after a reboot only if the settings say so; after an end that the user asked for, nothing.
+async fn begin_store(context: &Context) -> Result<Kept, StoreError> {
     let boot_id = context.boot_id.clone();
     let autoconnect = context.settings().runtime.autoconnect;
     context
@@ -392,7 +557,12 @@ async fn begin_store(
                     (false, _) => autoconnect.then_some((config_id, Reason::Autoconnect)),
                 }
             });
-            Ok((store.last_failure()?, wanted))
+            Ok(Kept {
+                last_failure: store.last_failure()?,
+                wanted,
+                rotation: store.rotation()?,
+                last_decision_id: store.last_decision_id()?,
+            })
         })
         .await
 }

@@ -8,50 +8,113 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::connect::{public_inbounds, session_of, until_ready};
 use super::context::{Context, Running};
-use crate::engine::api::Api;
+use super::start::{public_inbounds, session_of, until_ready};
+use crate::engine::api::{Api, PublicInbound};
 use crate::engine::ports::{self, Kind, Owner};
 use crate::engine::process::{IdentityError, Process, TERM_GRACE, processes_with_argument};
-use crate::engine::{Engine, Family};
-use crate::event::{Reason, Session, SessionStatus};
+use crate::engine::{Engine, Family, SessionFiles};
+use crate::event::{Reason, Session, SessionId, SessionStatus};
+use crate::gate::{Behind, Gate, settle};
+use crate::probe::batch;
 use crate::store::{ProcessIdentity, SessionRow, StoreError};
 
 /// An engine that has been serving answers at once; one that does not by then hangs.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Looks at every open row of this machine and at every engine of this root. Returns the session that goes on.
+/// What an earlier daemon left and this one goes on with.
+#[derive(Default)]
+pub(super) struct Left {
+    /// The session.
+    pub(super) adopted: Option<Session>,
+    /// Replaced engines that still have connections.
+    pub(super) draining: Vec<SessionId>,
+}
+
+/// Looks at every open row of this machine and at every engine of this root.
 ///
 /// # Errors
 /// When the database cannot be read or written.
-pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Option<Session>, StoreError> {
+pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Left, StoreError> {
     let machine_id = context.machine_id.clone();
     let rows = context.store.run(move |store| store.open_sessions(&machine_id)).await?;
-    let mut adopted: Option<Session> = None;
-    for row in &rows {
-        match find(context, row) {
-            Ok(process) => match row.status {
-                SessionStatus::Running if adopted.is_none() => match adopt(context, row, process).await {
-                    Ok(session) => adopted = Some(session),
-                    Err(refusal) => close(context, row, Reason::AdoptionRefused, refusal).await?,
-                },
-                SessionStatus::Stopping => {
-                    process.stop(TERM_GRACE).await;
-                    close_stopped(context, row).await?;
-                }
-                _ => {
-                    process.stop(TERM_GRACE).await;
-                    let detail = "the daemon ended while the engine was being started".to_owned();
-                    close(context, row, Reason::InternalError, detail).await?;
-                }
+    let mut left = Left::default();
+    let mut others = Vec::new();
+    for row in rows {
+        match find(context, &row) {
+            Ok(process) if row.status == SessionStatus::Running => match take_over(context, &row, process).await {
+                Ok(session) => left.adopted = Some(session),
+                Err(refusal) => close(context, &row, Reason::AdoptionRefused, refusal).await?,
             },
-            Err(_) if row.status == SessionStatus::Stopping => close_stopped(context, row).await?,
-            Err((reason, detail)) => close(context, row, reason, detail).await?,
+            Ok(process) => others.push((row, process)),
+            Err(_) if row.status == SessionStatus::Stopping => close_stopped(context, &row).await?,
+            Err((reason, detail)) => close(context, &row, reason, detail).await?,
         }
     }
-    end_strangers(context, adopted.as_ref()).await;
-    sweep_runtime(context, adopted.as_ref());
-    Ok(adopted)
+    for (row, process) in &mut others {
+        // What cannot be spoken to is ended below.
+        if let (Ok(engine), Ok(inbounds)) = (engine_of(row), inbounds_of(context, row)) {
+            let files = context.session_files(row.session_id, &engine);
+            let api = Api::new(&engine, &files.api);
+            if let Ok(process) = Process::find(process.identity(), &[]) {
+                let running = Rc::new(Running { process, api, files, inbounds });
+                context.engines.borrow_mut().insert(row.session_id, running);
+            }
+        }
+    }
+    if let Some(session) = &left.adopted {
+        join_gates(context, session.session_id).await;
+    }
+    for (row, process) in others {
+        let leaves = leave_public(context, row.session_id, left.adopted.is_some()).await;
+        if row.status == SessionStatus::Stopping && leaves {
+            left.draining.push(row.session_id);
+            continue;
+        }
+        process.stop(TERM_GRACE).await;
+        context.engines.borrow_mut().remove(&row.session_id);
+        context.left(row.session_id);
+        if row.status == SessionStatus::Stopping {
+            close_stopped(context, &row).await?;
+        } else {
+            let detail = "the daemon ended while the engine was being started".to_owned();
+            close(context, &row, Reason::InternalError, detail).await?;
+        }
+    }
+    end_strangers(context).await;
+    batch::sweep_dead_tests(&context.paths).await;
+    sweep_runtime(context);
+    Ok(left)
+}
+
+/// Opens the gates beside the engine that stays, and beside those that a hand-over was about when the daemon died.
+async fn join_gates(context: &Rc<Context>, session_id: SessionId) {
+    let Some(running) = context.engine(session_id) else { return };
+    let engines: Vec<_> =
+        context.engines.borrow().iter().map(|(id, running)| (*id, running.process.identity().pid)).collect();
+    for inbound in &running.inbounds {
+        let behind = Behind::Engine(running.files.http.clone());
+        match Gate::adopt(inbound.clone(), &engines, session_id, behind).await {
+            Ok(gate) => context.add_gate(gate),
+            Err(error) => tracing::error!("{}: the session goes on without a gate: {error}", inbound.address()),
+        }
+    }
+}
+
+/// Has an engine that is not to serve leave the public addresses, if it still has them. False when it does not listen
+/// to that.
+async fn leave_public(context: &Rc<Context>, session_id: SessionId, steered: bool) -> bool {
+    let Some(running) = context.engine(session_id) else { return false };
+    if steered {
+        settle(running.process.identity().pid, &running.addresses()).await;
+    }
+    for inbound in &running.inbounds {
+        if running.api.remove_inbound(&inbound.tag).await.is_err() {
+            return false;
+        }
+    }
+    context.left(session_id);
+    true
 }
 
 /// The engine of a row, if it is beyond doubt the one that the row means.
@@ -69,13 +132,14 @@ fn find(context: &Context, row: &SessionRow) -> Result<Process, (Reason, String)
     })
 }
 
-/// Takes a running engine over: it must answer, and serve the addresses its row names.
-async fn adopt(context: &Rc<Context>, row: &SessionRow, process: Process) -> Result<Session, String> {
-    let result = take_over(context, row, &process).await;
-    match result {
-        Ok((session, api, files)) => {
+/// Takes a running engine over: it must answer, and serve the addresses its row names. What cannot be taken over is ended.
+async fn take_over(context: &Rc<Context>, row: &SessionRow, process: Process) -> Result<Session, String> {
+    let identity = process.identity();
+    match try_take_over(context, row, identity).await {
+        Ok((session, api, files, inbounds)) => {
             tracing::info!(session_id = %row.session_id, pid = session.pid, "adopted the session of an earlier daemon");
-            context.engines.borrow_mut().insert(row.session_id, Rc::new(Running { process, api, files }));
+            let running = Rc::new(Running { process, api, files, inbounds });
+            context.engines.borrow_mut().insert(row.session_id, running);
             Ok(session)
         }
         Err(refusal) => {
@@ -85,44 +149,43 @@ async fn adopt(context: &Rc<Context>, row: &SessionRow, process: Process) -> Res
     }
 }
 
-async fn take_over(
+async fn try_take_over(
     context: &Rc<Context>,
     row: &SessionRow,
-    process: &Process,
-) -> Result<(Session, Api, crate::engine::SessionFiles), String> {
-    let engine = Engine {
-        family: if row.engine == Family::Xray.name() { Family::Xray } else { Family::V2ray },
-        version: row.engine_version.parse().map_err(|_| "its engine's version cannot be read".to_owned())?,
-        path: row.engine_path.clone(),
-    };
+    identity: ProcessIdentity,
+) -> Result<(Session, Api, SessionFiles, Vec<PublicInbound>), String> {
+    let engine = engine_of(row)?;
     let files = context.session_files(row.session_id, &engine);
     until_ready(&engine, &files, ADOPT_TIMEOUT)
         .await
         .map_err(|error| format!("the engine does not answer on its private socket: {error}"))?;
     let api = Api::new(&engine, &files.api);
-    put_back_inbounds(context, row, process.identity(), &api).await?;
+    let inbounds = inbounds_of(context, row)?;
+    put_back_inbounds(row, identity, &inbounds, &api).await?;
     let (session_id, config_id, instance) = (row.session_id, row.config_id, context.info.instance_id);
     let config = context.store.run(move |store| {
         store.session_adopted(session_id, instance)?;
         store.config(config_id)
     });
     let config = config.await.map_err(|error| error.to_string())?;
-    let mut session = session_of(row, process.identity(), context);
+    let mut session = session_of(row, identity, context);
     // It may have been renamed since; one that was removed keeps the name it had.
     if let Some(row) = config {
         session.name = row.config.name;
     }
-    Ok((session, api, files))
+    Ok((session, api, files, inbounds))
 }
 
-/// A daemon that was killed between two steps may have left the engine without a public address.
-async fn put_back_inbounds(
-    context: &Rc<Context>,
-    row: &SessionRow,
-    process: ProcessIdentity,
-    api: &Api,
-) -> Result<(), String> {
-    // The row's own addresses: the settings may have changed since, and apply from the next session on.
+fn engine_of(row: &SessionRow) -> Result<Engine, String> {
+    Ok(Engine {
+        family: if row.engine == Family::Xray.name() { Family::Xray } else { Family::V2ray },
+        version: row.engine_version.parse().map_err(|_| "its engine's version cannot be read".to_owned())?,
+        path: row.engine_path.clone(),
+    })
+}
+
+/// The row's own addresses: the settings may have changed since, and apply from the next session on.
+fn inbounds_of(context: &Context, row: &SessionRow) -> Result<Vec<PublicInbound>, String> {
     let mut settings = (*context.settings()).clone();
     let host = |text: &str| text.parse().map_err(|_| format!("its address `{text}` cannot be read"));
     settings.runtime.socks.host = host(&row.socks.host)?;
@@ -132,7 +195,17 @@ async fn put_back_inbounds(
         settings.runtime.http.host = host(&http.host)?;
         settings.runtime.http.port = http.port;
     }
-    for inbound in public_inbounds(&settings) {
+    Ok(public_inbounds(&settings))
+}
+
+/// A daemon that was killed between two steps may have left the engine without a public address.
+async fn put_back_inbounds(
+    row: &SessionRow,
+    process: ProcessIdentity,
+    inbounds: &[PublicInbound],
+    api: &Api,
+) -> Result<(), String> {
+    for inbound in inbounds {
         let (host, port) = (inbound.host, inbound.port);
         let owners = smol::unblock(move || ports::owners(host, port, Kind::Tcp)).await;
         let serves = owners.iter().any(|owner| matches!(owner, Owner::Process { pid, .. } if *pid == process.pid));
@@ -144,7 +217,7 @@ async fn put_back_inbounds(
         }
         // It may be registered without listening; removing what is not there is no error.
         let removed = api.remove_inbound(&inbound.tag).await;
-        let added = api.add_inbound(&inbound).await;
+        let added = api.add_inbound(inbound).await;
         removed.and(added).map_err(|error| format!("it does not serve {}: {error}", inbound.address()))?;
         tracing::warn!(session_id = %row.session_id, "put the public address {} back", inbound.address());
     }
@@ -163,12 +236,13 @@ async fn close_stopped(context: &Context, row: &SessionRow) -> Result<(), StoreE
 }
 
 /// Ends engines that run with a session file of this root and that no row knows.
-async fn end_strangers(context: &Context, adopted: Option<&Session>) {
+async fn end_strangers(context: &Context) {
     let prefix = context.paths.runtime().join("session-").into_os_string();
     let is_session_file =
         |word: &OsStr| word.as_bytes().starts_with(prefix.as_bytes()) && word.as_bytes().ends_with(b".json");
+    let known: HashSet<u32> = context.engines.borrow().values().map(|running| running.process.identity().pid).collect();
     for (identity, argument) in processes_with_argument(is_session_file) {
-        if adopted.is_some_and(|session| session.pid == identity.pid) {
+        if known.contains(&identity.pid) {
             continue;
         }
         if let Ok(process) = Process::find(identity, &[&argument]) {
@@ -179,11 +253,11 @@ async fn end_strangers(context: &Context, adopted: Option<&Session>) {
 }
 
 /// Removes files and sockets of engines that are no more.
-fn sweep_runtime(context: &Context, adopted: Option<&Session>) {
+fn sweep_runtime(context: &Context) {
     let mut keep = HashSet::from([context.paths.socket()]);
-    if let Some(session) = adopted {
+    for session_id in context.engines.borrow().keys() {
         for role in ["socks", "http", "api"] {
-            let socket = context.paths.session_socket(session.session_id, role);
+            let socket = context.paths.session_socket(*session_id, role);
             let mut lock = socket.clone().into_os_string();
             lock.push(".lock");
             keep.extend([socket, lock.into()]);
@@ -192,7 +266,11 @@ fn sweep_runtime(context: &Context, adopted: Option<&Session>) {
     let Ok(entries) = std::fs::read_dir(context.paths.runtime()) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| !keep.contains(path)) {
         let ours = path.extension().is_some_and(|kind| kind == "sock" || kind == "lock" || kind == "json");
-        if ours && let Err(error) = std::fs::remove_file(&path) {
+        // Somebody may run `xrat test` at this moment.
+        if ours
+            && !batch::is_of_live_test(&path)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
             tracing::warn!("cannot remove {}: {error}", path.display());
         }
     }

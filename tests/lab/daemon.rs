@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::client::Proxy;
+use super::events::Events;
 use super::ports::{self, Port};
 use super::process::{self, Found, Guard, OWNER_VARIABLE};
 use super::scratch::Scratch;
@@ -279,6 +280,32 @@ impl Daemon {
     /// When nobody listens, or nothing comes for 30 s.
     pub fn raw(&self, bytes: &[u8], half_close: bool) -> std::io::Result<Vec<u8>> {
         exchange(&self.socket(), bytes, half_close)
+    }
+
+    /// Subscribes to events from now on. The snapshot is the first.
+    ///
+    /// # Panics
+    /// When the daemon does not answer.
+    #[track_caller]
+    pub fn events(&self) -> Events {
+        Events::subscribe(&self.socket(), None).expect("the daemon answers")
+    }
+
+    /// What `RuntimeStatus` answers.
+    ///
+    /// # Panics
+    /// When the daemon does not answer.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let answer = self.request(&json!({"type": "RuntimeStatus"})).expect("the daemon answers");
+        answer["payload"].clone()
+    }
+
+    /// The database, beside whoever has it open.
+    pub fn database(&self) -> rusqlite::Connection {
+        let database = rusqlite::Connection::open(self.root.join("xrat.db")).unwrap();
+        database.busy_timeout(PATIENCE).unwrap();
+        database
     }
 
     /// The daemon's pid, by asking it.

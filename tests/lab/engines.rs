@@ -66,6 +66,21 @@ pub fn engine(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Whether a program that some tests drive the daemon with is there; if not, says that the test is skipped.
+///
+/// # Panics
+/// Without it with `CI=true`.
+pub fn tool(name: &str) -> bool {
+    let found =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
+    if !found {
+        let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+        assert!(!ci, "{name} is not in PATH, and this is CI: run scripts/setup-tests");
+        let _ = writeln!(std::io::stderr(), "skipped: {name} is not in PATH: run scripts/setup-tests");
+    }
+    found
+}
+
 fn is_v2ray_4(program: &Path) -> bool {
     let answer = Command::new(program).arg("-version").output();
     answer.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).starts_with("V2Ray 4."))

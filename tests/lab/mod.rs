@@ -8,12 +8,14 @@
 //! | [`scratch`] | private directories with short paths |
 //! | [`process`] | child processes that cannot outlive the test |
 //! | [`engines`] | where `v2ray` and `xray` are, and what to do without them |
+//! | [`wrapper`] | an engine that does something else first, or waits at a gate |
 //! | [`tls`] | a throw-away certificate authority |
 //! | [`origin`] | the web server at the far end |
 //! | [`relay`] | the line in between, which can be made slow, dead or deaf |
 //! | [`server`] | the proxy server, and the share links its user would paste |
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
+//! | [`events`] | a reader of its event stream |
 //!
 //! Everything ends on drop. What a killed test leaves behind is swept by the next one.
 #![allow(dead_code, reason = "each integration test is a crate of its own and uses its own part of the lab")]
@@ -23,6 +25,7 @@
 pub mod client;
 pub mod daemon;
 pub mod engines;
+pub mod events;
 pub mod origin;
 pub mod ports;
 pub mod process;
@@ -31,14 +34,20 @@ pub mod scratch;
 pub mod server;
 mod thread;
 pub mod tls;
+pub mod wrapper;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[allow(unused_imports, reason = "not every test has a daemon")]
 pub use daemon::Daemon;
+#[allow(unused_imports, reason = "not every test runs other programs")]
+pub use engines::tool;
 pub use engines::{Kind, engine};
+#[allow(unused_imports, reason = "not every test reads events")]
+pub use events::Events;
 pub use origin::Origin;
+#[allow(unused_imports, reason = "not every test has a line to break")]
 pub use relay::{Mode, Relay};
 pub use server::Server;
 pub use tls::Authority;
@@ -67,6 +76,35 @@ impl Lab {
         let origin = Origin::start(&authority);
         let server = Server::start(kind, &program, &authority, &origin);
         Some(Self { authority, origin, server })
+    }
+
+    /// A root whose daemon (not running yet) uses this engine and tests sessions against the origin, with one node
+    /// imported; and the node's id. `settings` as for [`Daemon::new`].
+    pub fn root(&self, kind: Kind, settings: &[&str]) -> (Daemon, i64) {
+        let engine = format!("runtime.engine = \"{}\"", kind.name());
+        let url = format!("runtime.health.url = \"{}\"", self.origin.url("/generate_204"));
+        let mut all = vec![engine.as_str(), url.as_str()];
+        all.extend(settings);
+        let daemon = Daemon::new(&all);
+        let id = daemon.import(&[self.server.link("vless-tcp-none")])[0];
+        (daemon, id)
+    }
+
+    /// A running daemon that trusts the lab's authority, proves its sessions with the origin and has `client` as its
+    /// only engine; `None` (after saying so) without that engine. `settings` are those of [`Daemon::new`].
+    pub fn daemon(&self, client: Kind, settings: &[&str]) -> Option<Daemon> {
+        self.daemon_that_trusts(&self.authority, client, settings)
+    }
+
+    /// [`Lab::daemon`] with another authority to trust.
+    pub fn daemon_that_trusts(&self, authority: &Authority, client: Kind, settings: &[&str]) -> Option<Daemon> {
+        engine(client.name())?;
+        let engine = format!("runtime.engine = {:?}", client.name());
+        let health = format!("runtime.health.url = {:?}", self.origin.url("/generate_204"));
+        let mut daemon = Daemon::new(&[&[engine.as_str(), health.as_str()], settings].concat());
+        daemon.trust(authority);
+        daemon.run();
+        Some(daemon)
     }
 }
 

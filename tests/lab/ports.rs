@@ -1,6 +1,6 @@
 //! Ports that belong to one test alone, below the range that outgoing connections take theirs from.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -51,7 +51,18 @@ pub fn take() -> Port {
 }
 
 /// Whether nobody listens on `number`, on any address.
+///
+/// Looked up and not tried: a socket bound just to see lives on in every child that another test is starting at that
+/// moment, until the child executes its program.
 pub fn is_free(number: u16) -> bool {
-    let any = (Ipv4Addr::UNSPECIFIED, number);
-    TcpListener::bind(any).is_ok() && UdpSocket::bind(any).is_ok()
+    ["tcp", "tcp6", "udp", "udp6"].iter().all(|table| {
+        let text = std::fs::read_to_string(format!("/proc/self/net/{table}")).unwrap_or_default();
+        text.lines().skip(1).all(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let port = fields.next().and_then(|local| local.rsplit_once(':')).map(|(_, port)| port);
+            // 0A is TCP_LISTEN; whatever UDP has is bound.
+            let listens = table.starts_with("udp") || fields.nth(1) == Some("0A");
+            !listens || port.and_then(|port| u16::from_str_radix(port, 16).ok()) != Some(number)
+        })
+    })
 }

@@ -81,11 +81,15 @@ pub fn signal_pid(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether the process lives; a zombie does not.
+/// Whether the process lives; a zombie does not. The first thread of a killed process may be a zombie already while
+/// others still hold its sockets: it is alive as long as one of them is.
 pub fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-        !matches!(state, Some('Z' | 'X') | None)
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| {
+            let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            !matches!(state, Some('Z' | 'X') | None)
+        })
     })
 }
 

@@ -1,4 +1,4 @@
-//! The transition connect: from a config's id to an engine that serves the public addresses.
+//! Starting an engine: from a config's id to a process that is ready, and that no client reaches yet.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -15,14 +15,15 @@ use futures::{FutureExt, pin_mut, select_biased};
 use serde_json::json;
 
 use super::context::{Context, Running};
-use super::machine::ConnectFailure;
+use super::health;
+use super::machine::StartFailure;
 use crate::command::Failure;
 use crate::config::{Config, ConfigId};
 use crate::engine::api::{Api, InboundKind, PublicInbound};
 use crate::engine::ports::{self, Kind};
 use crate::engine::process::{Process, TERM_GRACE};
 use crate::engine::{self, Engine, SessionFiles, discover, session_config};
-use crate::event::{HealthReport, OwnerKind, Reason, Session, SessionId, SessionStatus};
+use crate::event::{Health, HealthReport, OwnerKind, Reason, Session, SessionId, SessionStatus};
 use crate::settings::Settings;
 use crate::store::{NewSession, ProcessIdentity, SessionRow};
 
@@ -42,25 +43,26 @@ struct Attempt {
     process: Option<Process>,
 }
 
-/// Starts a session for a config. A message on `cancel` (not its drop) makes it give up.
+/// Starts an engine for a config, and has it prove itself by an exchange if `prove` says so. A message on `cancel` (not
+/// its drop) makes it give up.
 ///
 /// Must be driven to its end: it removes what it made when it fails or is given up.
-pub(super) async fn connect(
+pub(super) async fn start(
     context: Rc<Context>,
     config_id: ConfigId,
     reason: Reason,
+    prove: bool,
     cancel: oneshot::Receiver<()>,
-) -> Result<Session, ConnectFailure> {
+) -> Result<Session, StartFailure> {
     let mut attempt = None;
-    let result = try_connect(&context, config_id, reason, cancel, &mut attempt).await;
+    let result = try_start(&context, config_id, reason, prove, cancel, &mut attempt).await;
     match (result, attempt) {
         (Ok(session), _) => Ok(session),
-        (Err((reason, failure)), None) => Err(ConnectFailure { session_id: None, reason, failure }),
+        (Err((reason, failure)), None) => Err(StartFailure { session_id: None, reason, failure }),
         (Err((reason, failure)), Some(Attempt { session_id, process })) => {
             if let Some(process) = process {
                 process.stop(TERM_GRACE).await;
             }
-            context.engines.borrow_mut().remove(&session_id);
             context.sweep(session_id);
             let detail = failure.to_string();
             let at = Utc::now();
@@ -68,17 +70,18 @@ pub(super) async fn connect(
                 Reason::UserRequested => store.session_stopped(session_id, reason, at),
                 _ => store.session_failed(session_id, reason, &detail, at),
             });
-            Err(ConnectFailure { session_id: Some(session_id), reason, failure })
+            Err(StartFailure { session_id: Some(session_id), reason, failure })
         }
     }
 }
 
-type Failed = (Reason, Failure);
+pub(super) type Failed = (Reason, Failure);
 
-async fn try_connect(
+async fn try_start(
     context: &Rc<Context>,
     config_id: ConfigId,
     reason: Reason,
+    prove: bool,
     mut cancel: oneshot::Receiver<()>,
     attempt: &mut Option<Attempt>,
 ) -> Result<Session, Failed> {
@@ -87,7 +90,7 @@ async fn try_connect(
     let row = row.ok_or_else(|| (Reason::None, Failure::NotFound(format!("no config with id {config_id}"))))?;
     let config = row.config;
     let engine = choose_engine(context, &settings, &config).await?;
-    check_ports(&settings).await?;
+    check_ports(context, &settings).await?;
 
     let started_at = Utc::now();
     let session_id = begin_row(context, &settings, config_id, &config, &engine, reason, started_at).await?;
@@ -118,26 +121,16 @@ async fn try_connect(
 
     wait_ready(context, &engine, &config, session_id, process, &files, &mut cancel).await?;
     let _ = std::fs::remove_file(&file);
-    let api = Api::new(&engine, &files.api);
-    for inbound in public_inbounds(&settings) {
-        api.add_inbound(&inbound).await.map_err(|error| {
-            (
-                Reason::EngineNotReady,
-                Failure::Internal(format!("{engine} does not serve {}: {error}", inbound.address())),
-            )
-        })?;
+    let mut health = HealthReport::unproven();
+    let mut delay_ms = None;
+    if prove {
+        let delay = prove_itself(&settings, process, &files, &mut cancel).await?;
+        delay_ms = Some(delay);
+        health = HealthReport { status: Health::Healthy, checked_at: Some(Utc::now()), consecutive_failures: 0 };
     }
     if cancel.try_recv() != Ok(None) {
         return Err(given_up());
     }
-    context
-        .store
-        .run(move |store| {
-            store.session_running(session_id)?;
-            store.set_wanted(Some(config_id))
-        })
-        .await
-        .map_err(internal)?;
 
     let session = Session {
         session_id,
@@ -149,23 +142,51 @@ async fn try_connect(
         engine: engine.name().to_owned(),
         engine_version: engine.version.to_string(),
         pid: identity.pid,
-        status: SessionStatus::Running,
+        status: SessionStatus::Starting,
         socks: settings.socks_address(),
         http: settings.http_address(),
         started_at,
         owner_kind: OwnerKind::Daemon,
         owner_instance_id: context.info.instance_id,
-        delay_ms: None,
-        health: HealthReport::unproven(),
+        delay_ms,
+        health,
         traffic: None,
     };
     if let Some(process) = attempt.process.take() {
-        context.engines.borrow_mut().insert(session_id, Rc::new(Running { process, api, files }));
+        let api = Api::new(&engine, &files.api);
+        let inbounds = public_inbounds(&settings);
+        context.engines.borrow_mut().insert(session_id, Rc::new(Running { process, api, files, inbounds }));
     }
     Ok(session)
 }
 
-fn internal(error: impl ToString) -> Failed {
+/// An exchange through the engine must succeed before any client reaches it: its delay in milliseconds.
+async fn prove_itself(
+    settings: &Settings,
+    process: &Process,
+    files: &SessionFiles,
+    cancel: &mut oneshot::Receiver<()>,
+) -> Result<u32, Failed> {
+    let failed = |what: String| (Reason::ExchangeFailed, Failure::Internal(what));
+    let proof = health::prove(settings, &files.http).fuse();
+    let exited = process.exited().fuse();
+    let cancelled = cancelled(cancel).fuse();
+    pin_mut!(proof, exited, cancelled);
+    select_biased! {
+        exit = exited => Err(failed(format!("the engine {exit} before it proved itself"))),
+        () = cancelled => Err(given_up()),
+        proof = proof => proof.map_err(|error| failed(format!("nothing came through the node: {error}"))),
+    }
+}
+
+/// A sender that is gone says nothing: only a message cancels.
+async fn cancelled(cancel: &mut oneshot::Receiver<()>) {
+    if cancel.await.is_err() {
+        futures::future::pending::<()>().await;
+    }
+}
+
+pub(super) fn internal(error: impl ToString) -> Failed {
     (Reason::InternalError, Failure::Internal(error.to_string()))
 }
 
@@ -190,7 +211,9 @@ async fn choose_engine(context: &Context, settings: &Settings, config: &Config) 
 }
 
 /// What belongs to another process is refused here: the engine itself would share the port without a word.
-async fn check_ports(settings: &Settings) -> Result<(), Failed> {
+async fn check_ports(context: &Context, settings: &Settings) -> Result<(), Failed> {
+    let mut ours: Vec<u32> = context.engines.borrow().values().map(|running| running.process.identity().pid).collect();
+    ours.push(std::process::id());
     let runtime = &settings.runtime;
     let mut wanted = vec![(runtime.socks.host, runtime.socks.port, Kind::Tcp, "runtime.socks.port")];
     if runtime.socks.udp {
@@ -200,9 +223,12 @@ async fn check_ports(settings: &Settings) -> Result<(), Failed> {
         wanted.push((runtime.http.host, runtime.http.port, Kind::Tcp, "runtime.http.port"));
     }
     let taken = smol::unblock(move || {
+        let own: Vec<_> = wanted.iter().map(|(_, port, ..)| *port).collect();
         wanted.into_iter().find_map(|(host, port, kind, key)| {
-            let owner = ports::owners(host, port, kind).into_iter().next()?;
-            Some((host, port, key, owner, ports::free_near(host, port)))
+            let foreign =
+                |owner: &ports::Owner| !matches!(owner, ports::Owner::Process { pid, .. } if ours.contains(pid));
+            let owner = ports::owners(host, port, kind).into_iter().find(foreign)?;
+            Some((host, port, key, owner, ports::free_near(port, &own)))
         })
     });
     match taken.await {
@@ -281,13 +307,7 @@ async fn wait_ready(
     };
     let ready = until_ready(engine, files, READY_TIMEOUT).fuse();
     let exited = process.exited().fuse();
-    // A sender that is gone says nothing: only a message cancels.
-    let cancelled = async {
-        if cancel.await.is_err() {
-            futures::future::pending::<()>().await;
-        }
-    }
-    .fuse();
+    let cancelled = cancelled(cancel).fuse();
     pin_mut!(ready, exited, cancelled);
     select_biased! {
         exit = exited => Err(failed(format!("{exit} before it was ready"))),

@@ -1,0 +1,70 @@
+//! The file of an engine that carries many configs at once, each for the user who bears its tag.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::session::socket;
+use super::{Engine, Unsupported, inbound, outbound};
+use crate::config::{Config, ConfigId};
+
+/// The tag of a config's outbound, and the name of the user who is sent there.
+pub fn outbound_tag(id: ConfigId) -> String {
+    format!("c{id}")
+}
+
+/// The JSON of an engine with one private HTTP inbound on the Unix socket `path`, for [`super::private::connect_as`]:
+/// what comes in as the user [`outbound_tag`] goes out through that config, and everything else nowhere.
+///
+/// The value holds credentials, as of [`super::session_config`]. Engines refuse it as a whole when they refuse one of
+/// the configs.
+///
+/// # Errors
+/// [`Unsupported`] as of [`Engine::supports`] for the first config that is, and when the path cannot be told.
+pub fn batch_config<'a>(
+    engine: &Engine,
+    configs: impl IntoIterator<Item = (ConfigId, &'a Config)>,
+    path: &Path,
+) -> Result<Value, Unsupported> {
+    let (mut users, mut rules) = (Vec::new(), Vec::new());
+    // The first outbound takes what no rule sends elsewhere.
+    let mut outbounds = vec![json!({ "tag": "closed", "protocol": "blackhole" })];
+    for (id, config) in configs {
+        engine.supports(config)?;
+        let tag = outbound_tag(id);
+        outbounds.push(outbound::outbound(engine, config, &tag));
+        rules.push(json!({ "type": "field", "user": [tag], "outboundTag": tag }));
+        users.push(tag);
+    }
+    Ok(json!({
+        // The access log would hold every destination, the warnings every failed exchange.
+        "log": { "access": "none", "loglevel": "error" },
+        "inbounds": [inbound::private_http_for(engine, &users, socket(engine, path)?)],
+        "outbounds": outbounds,
+        "routing": { "domainStrategy": "AsIs", "rules": rules },
+    }))
+}
+
+/// The config that an engine's last words name as the one it stumbled over: Xray tells the tag of an outbound that it
+/// cannot read (but not of one that it cannot make), V2Ray 4 never does.
+pub fn refused_tag(words: &str) -> Option<ConfigId> {
+    let (_, rest) = words.split_once("outbound config with tag c")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+    digits.parse().ok().map(ConfigId)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_config_is_found_in_xrays_words() {
+        let words = "Failed to start: main: failed to load config files: [/r/test-1.json] > infra/conf: failed to build \
+                     outbound config with tag c9999 > infra/conf: failed to build outbound handler for protocol \
+                     shadowsocks > infra/conf: unknown cipher method: foo";
+        assert_eq!(refused_tag(words), Some(ConfigId(9999)));
+        assert_eq!(refused_tag("main: failed to create server > tag c7"), None);
+        assert_eq!(refused_tag("outbound config with tag closed"), None);
+    }
+}

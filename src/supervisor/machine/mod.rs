@@ -1,0 +1,594 @@
+//! Every rule of what happens next: `(state, input, now) -> effects`. No clock, no I/O, no randomness of its own.
+//!
+//! The loop in the parent module feeds it and carries its effects out, in their order. At most one transition runs at a
+//! time: a start, a hand-over, a choice or a stop. What ends it is an input.
+
+mod commands;
+mod health;
+mod recovery;
+mod rotation;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::command::{Command, DaemonInfo, Decision, Failure, Outcome};
+use crate::config::ConfigId;
+use crate::event::{Event, LastFailure, Reason, Session, SessionId, SessionStatus, State, Status, Traffic};
+use crate::store::{CandidateRow, RotationFacts};
+
+use self::health::HealthPlan;
+use self::recovery::Retry;
+use self::rotation::Rotation;
+
+/// One request that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallId(pub u64);
+
+/// The moment of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The wall clock: only stored and shown.
+    pub wall: DateTime<Utc>,
+    /// CLOCK_BOOTTIME: what intervals are measured by.
+    pub boot: Duration,
+}
+
+/// Something the machine must decide about.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client asks.
+    Command(CallId, Command),
+    /// The engine that was to be started is ready (and proven, if that was asked for), or was removed again.
+    Started(Result<Session, StartFailure>),
+    /// The started engine serves the public addresses, or was removed again.
+    WentPublic(Result<(), StartFailure>),
+    /// The engine that was to be stopped is gone.
+    StopEnded(SessionId),
+    /// A session's engine ended without being asked to.
+    EngineExited(SessionId, String),
+    /// A public port is no longer the session's.
+    PortLost(SessionId, String),
+    /// An exchange through the session ended: its delay in milliseconds, or what failed.
+    ExchangeEnded(SessionId, Result<u32, String>),
+    /// The engine's counters were read, for a status request or for the health check; none when it did not answer.
+    TrafficRead(Option<CallId>, SessionId, Option<Traffic>),
+    /// The configs that rotation may choose among, and a random number to choose with.
+    CandidatesRead(Vec<CandidateRow>, u64),
+    /// Candidates were tested: delays in milliseconds, or what failed.
+    CandidatesTested(Vec<(ConfigId, Result<u32, String>)>),
+    /// The active config was read again; none when it is gone.
+    ConfigRead(ConfigId, Option<String>),
+    /// The settings were read again.
+    SettingsRead(Rules),
+    /// The machine lost its way to the node, or has it again.
+    Network {
+        /// Whether there is one.
+        online: bool,
+    },
+    /// The machine woke from sleep.
+    Resumed,
+    /// The deadline has come.
+    Tick,
+    /// The system wants the daemon to end.
+    Terminate,
+}
+
+/// Why an engine does not serve.
+#[derive(Clone, Debug)]
+pub struct StartFailure {
+    /// The row, when one was made.
+    pub session_id: Option<SessionId>,
+    /// The kind of fault.
+    pub reason: Reason,
+    /// The answer to a client that waits for it.
+    pub failure: Failure,
+}
+
+/// Something the loop must do.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is alive, for microseconds")]
+pub enum Effect {
+    /// Answer a client.
+    Answer(CallId, Result<Outcome, Failure>),
+    /// Answer a client with the last decisions.
+    AnswerHistory(CallId, u32),
+    /// Tell everybody.
+    Emit(Event),
+    /// Start an engine that no client reaches yet; with `prove`, an exchange through it must succeed.
+    Start {
+        /// For this config.
+        config_id: ConfigId,
+        /// Why.
+        reason: Reason,
+        /// Whether it must prove itself.
+        prove: bool,
+    },
+    /// Give the running start up; it still reports its end.
+    CancelStart,
+    /// Let a started engine serve the public addresses, in place of `old`.
+    GoPublic {
+        /// The session that begins.
+        session_id: SessionId,
+        /// The session whose engine serves them now.
+        old: Option<SessionId>,
+    },
+    /// Tell when a session's engine ends.
+    Watch(SessionId),
+    /// Let a replaced engine finish its connections for so long, then end it.
+    Drain(SessionId, Duration, Reason),
+    /// End a session's engine, and those that drain.
+    Stop(SessionId, Reason),
+    /// A session's engine is dead or lost: end what is left of it and write it down.
+    Discard(SessionId, Reason, String),
+    /// Hold new connections until an engine is there.
+    Hold,
+    /// Refuse new connections politely, with this text.
+    Refuse(String),
+    /// Close the public addresses.
+    ClosePublic,
+    /// Try an exchange through a session.
+    Exchange(SessionId),
+    /// Read a session's counters, for a status request or for the health check.
+    ReadTraffic(Option<CallId>, SessionId),
+    /// Look whether the public ports are the session's.
+    CheckPorts(SessionId),
+    /// Read what rotation may choose among.
+    ReadCandidates,
+    /// Test candidates, within so long.
+    TestCandidates(Vec<ConfigId>, Duration),
+    /// Give the running test up; it still reports its end.
+    CancelTest,
+    /// Write a decision down.
+    SaveDecision(Decision),
+    /// Write the rotation's state down.
+    SaveRotation(RotationFacts),
+    /// Read the active config again.
+    ReadConfig(ConfigId),
+    /// The user wants no session any more.
+    ForgetWanted,
+    /// Execute the program again.
+    Restart,
+    /// End the daemon.
+    Exit,
+}
+
+/// The settings that rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// So many failed exchanges in a row make the health `failed`.
+    pub failure_threshold: u32,
+    /// Between two health checks.
+    pub health_interval: Duration,
+    /// Rotate by the timer, unless the user said otherwise since.
+    pub rotation_enabled: bool,
+    /// Between two timer rotations.
+    pub rotation_interval: Duration,
+    /// Rotate away from a dead engine or node.
+    pub health_trigger: bool,
+    /// After an automatic rotation none follows for so long.
+    pub cooldown: Duration,
+    /// A timer rotation stays unless another node is faster by this.
+    pub tolerance_ms: u32,
+    /// At most so many candidates are tested.
+    pub max_candidates: usize,
+    /// A replaced engine may finish its connections for so long.
+    pub drain: Duration,
+}
+
+/// What the machine begins with.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// Who this daemon is.
+    pub info: DaemonInfo,
+    /// The settings.
+    pub rules: Rules,
+    /// The state, with a session that was adopted.
+    pub status: Status,
+    /// The rotation's state as the daemon before left it.
+    pub facts: RotationFacts,
+    /// This boot.
+    pub boot_id: String,
+    /// The last decision's id.
+    pub last_decision_id: i64,
+    /// A random number, for jitter.
+    pub seed: u64,
+}
+
+/// The transition that runs.
+#[derive(Debug)]
+enum Transition {
+    /// A client or a setting wants a session.
+    Connect { config_id: ConfigId, call: Option<CallId>, before: State },
+    /// The same config again after a fault.
+    Again { config_id: ConfigId },
+    /// A run of the scheduler.
+    Rotate(Box<Rotation>),
+    /// Sessions are being ended.
+    Disconnect { left: BTreeSet<SessionId>, first: Option<SessionId>, calls: Vec<CallId> },
+}
+
+/// The state of the daemon.
+#[derive(Debug)]
+pub struct Machine {
+    info: DaemonInfo,
+    boot_id: String,
+    rules: Rules,
+    status: Status,
+    transition: Option<Transition>,
+    /// The running transition is to end as soon as it can.
+    cancelled: bool,
+    /// The engine that is ready and not public yet.
+    started: Option<Session>,
+    /// Disconnects that wait for a transition to be given up.
+    disconnecting: Vec<CallId>,
+    shutting_down: bool,
+    health: HealthPlan,
+    online: bool,
+    /// What was lost and is still wanted.
+    lost: Option<ConfigId>,
+    /// When the lost config is started again.
+    again_at: Option<Duration>,
+    /// The starts of the last minutes, for the breaker.
+    starts: VecDeque<Duration>,
+    /// What a retry of `failed` still has.
+    retry: Retry,
+    facts: RotationFacts,
+    cooldown_until: Option<Duration>,
+    next_timer: Option<Duration>,
+    quarantine: HashMap<ConfigId, Duration>,
+    last_decision_id: i64,
+    random: u64,
+}
+
+impl Machine {
+    /// A machine that begins as it is told.
+    pub fn new(beginning: Beginning, now: Now) -> Self {
+        let Beginning { info, rules, status, facts, boot_id, last_decision_id, seed } = beginning;
+        let mut machine = Self {
+            info,
+            boot_id,
+            rules,
+            status,
+            transition: None,
+            cancelled: false,
+            started: None,
+            disconnecting: Vec::new(),
+            shutting_down: false,
+            health: HealthPlan::default(),
+            online: true,
+            lost: None,
+            again_at: None,
+            starts: VecDeque::new(),
+            retry: Retry::No,
+            facts,
+            cooldown_until: None,
+            next_timer: None,
+            quarantine: HashMap::new(),
+            last_decision_id,
+            random: seed | 1,
+        };
+        machine.restore_deadlines(now);
+        machine
+    }
+
+    /// The state as clients see it.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// What to do at the very beginning: prove an adopted session, or begin one that is wanted.
+    pub fn begin(&mut self, wanted: Option<(ConfigId, Reason)>, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(session_id) = self.session_id() {
+            effects.push(Effect::Watch(session_id));
+            self.begin_health(session_id, now, &mut effects);
+        } else if let Some((config_id, reason)) = wanted {
+            if reason == Reason::Autoconnect {
+                self.connect(None, config_id, reason, now, &mut effects);
+            } else {
+                // The engine died while no daemon watched; the same config is what the user had.
+                self.lost = Some(config_id);
+                effects.push(Effect::Hold);
+                self.enter(State::Recovering, reason, now, &mut effects);
+                self.again(config_id, reason, now, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// When [`Input::Tick`] is due, on CLOCK_BOOTTIME.
+    pub fn deadline(&self) -> Option<Duration> {
+        let timer = self.next_timer.filter(|_| self.timer_runs());
+        [self.health.deadline(), self.again_at.filter(|_| self.transition.is_none()), timer].into_iter().flatten().min()
+    }
+
+    /// Decides about one input.
+    pub fn step(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let effects_of = &mut effects;
+        match input {
+            Input::Command(call, command) => self.command(call, command, now, effects_of),
+            Input::Started(result) => self.start_ended(result, now, effects_of),
+            Input::WentPublic(result) => self.went_public(result, now, effects_of),
+            Input::StopEnded(session_id) => self.stop_ended(session_id, now, effects_of),
+            Input::EngineExited(session_id, detail) => {
+                self.session_lost(session_id, Reason::EngineExited, detail, now, effects_of);
+            }
+            Input::PortLost(session_id, detail) => {
+                self.session_lost(session_id, Reason::PortLost, detail, now, effects_of);
+            }
+            Input::ExchangeEnded(session_id, result) => self.exchange_ended(session_id, result, now, effects_of),
+            Input::TrafficRead(call, session_id, traffic) => {
+                self.traffic_read(call, session_id, traffic, now, effects_of);
+            }
+            Input::CandidatesRead(rows, random) => self.candidates_read(rows, random, now, effects_of),
+            Input::CandidatesTested(results) => self.candidates_tested(results, now, effects_of),
+            Input::ConfigRead(config_id, name) => {
+                if let (Some(session), Some(name)) = (self.status.session.as_mut(), name)
+                    && session.config_id == config_id
+                {
+                    session.name = name;
+                }
+                effects_of.push(Effect::Emit(Event::ConfigsChanged {}));
+            }
+            Input::SettingsRead(rules) => {
+                self.rules = rules;
+                effects_of.push(Effect::Emit(Event::SettingsChanged {}));
+                self.schedule_timer(now, effects_of);
+            }
+            Input::Network { online } => self.network_changed(online, now, effects_of),
+            Input::Resumed => self.look_again(now, effects_of),
+            Input::Tick => self.tick(now, effects_of),
+            Input::Terminate => self.shut_down(now, effects_of),
+        }
+        effects
+    }
+
+    fn tick(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.health_tick(now, effects);
+        if self.again_at.is_some_and(|at| at <= now.boot) && self.transition.is_none() && !self.shutting_down {
+            self.again_at = None;
+            self.start_again(now, effects);
+        }
+        if self.timer_runs() && self.next_timer.is_some_and(|at| at <= now.boot) {
+            self.timer_due(now, effects);
+        }
+    }
+
+    fn connect(
+        &mut self,
+        call: Option<CallId>,
+        config_id: ConfigId,
+        reason: Reason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.again_at = None;
+        self.transition = Some(Transition::Connect { config_id, call, before: self.status.state });
+        self.enter(State::Connecting, reason, now, effects);
+        effects.push(Effect::Start { config_id, reason, prove: false });
+    }
+
+    fn start_ended(&mut self, result: Result<Session, StartFailure>, now: Now, effects: &mut Vec<Effect>) {
+        if self.cancelled {
+            let started = result.ok().map(|session| session.session_id);
+            return self.finish_cancel(started, now, effects);
+        }
+        match result {
+            Ok(session) => {
+                let old = self.session_id();
+                effects.push(Effect::GoPublic { session_id: session.session_id, old });
+                self.started = Some(session);
+            }
+            Err(failed) => self.start_failed(failed, now, effects),
+        }
+    }
+
+    fn went_public(&mut self, result: Result<(), StartFailure>, now: Now, effects: &mut Vec<Effect>) {
+        let Some(mut session) = self.started.take() else { return };
+        if self.cancelled {
+            return self.finish_cancel(result.is_ok().then_some(session.session_id), now, effects);
+        }
+        if let Err(failed) = result {
+            return self.start_failed(failed, now, effects);
+        }
+        session.status = SessionStatus::Running;
+        let session_id = session.session_id;
+        let old = self.status.session.replace(session.clone());
+        self.lost = None;
+        self.again_at = None;
+        self.retry = Retry::No;
+        effects.push(Effect::Watch(session_id));
+        let reason = self.status.reason;
+        match self.transition.take() {
+            Some(Transition::Connect { call, .. }) => {
+                self.enter(State::Connected, reason, now, effects);
+                effects.extend(call.map(|call| Effect::Answer(call, Ok(Outcome::Session(Box::new(session.clone()))))));
+            }
+            Some(Transition::Rotate(rotation)) => self.moved(*rotation, &session, old, now, effects),
+            _ => self.enter(State::Connected, reason, now, effects),
+        }
+        self.next_timer = None;
+        self.schedule_timer(now, effects);
+        self.begin_health(session_id, now, effects);
+    }
+
+    /// An engine did not start, or did not get public: what was begun for it decides.
+    fn start_failed(&mut self, failed: StartFailure, now: Now, effects: &mut Vec<Effect>) {
+        match self.transition.take() {
+            Some(Transition::Connect { config_id, call, before }) => {
+                self.note_failure(
+                    config_id,
+                    failed.session_id,
+                    failed.reason,
+                    failed.failure.to_string(),
+                    now,
+                    effects,
+                );
+                // Who asked is told and decides; what the daemon began by itself is still wanted.
+                if call.is_some() && before == State::Failed && self.lost.is_some() {
+                    self.fail(failed.reason, now, effects);
+                } else if call.is_some() {
+                    effects.push(Effect::ClosePublic);
+                    self.enter(State::Disconnected, failed.reason, now, effects);
+                } else {
+                    self.lost = Some(config_id);
+                    self.fail(failed.reason, now, effects);
+                }
+                effects.extend(call.map(|call| Effect::Answer(call, Err(failed.failure))));
+            }
+            Some(Transition::Again { config_id }) => {
+                self.note_failure(
+                    config_id,
+                    failed.session_id,
+                    failed.reason,
+                    failed.failure.to_string(),
+                    now,
+                    effects,
+                );
+                self.again(config_id, failed.reason, now, effects);
+            }
+            Some(Transition::Rotate(rotation)) => self.candidate_failed(*rotation, failed, now, effects),
+            other => self.transition = other,
+        }
+    }
+
+    /// Everything that was begun is given up; ends what is left of it.
+    fn finish_cancel(&mut self, started: Option<SessionId>, now: Now, effects: &mut Vec<Effect>) {
+        self.cancelled = false;
+        self.started = None;
+        let given_up = || Failure::conflict("given up: a disconnect or the daemon's end came first");
+        match self.transition.take() {
+            Some(Transition::Connect { call, .. }) => {
+                effects.extend(call.map(|call| Effect::Answer(call, Err(given_up()))));
+            }
+            Some(Transition::Rotate(rotation)) => {
+                effects.extend(rotation.call.map(|call| Effect::Answer(call, Err(given_up()))));
+            }
+            _ => {}
+        }
+        let calls = std::mem::take(&mut self.disconnecting);
+        let reason = self.status.reason;
+        self.stop(started, calls, reason, now, effects);
+    }
+
+    /// Ends the active session and `other`; at once disconnected if there is neither.
+    fn stop(
+        &mut self,
+        other: Option<SessionId>,
+        calls: Vec<CallId>,
+        reason: Reason,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.forget_lost();
+        self.health.end();
+        let active = self.session_id();
+        let left: BTreeSet<SessionId> = active.into_iter().chain(other).collect();
+        if let Some(session) = &mut self.status.session {
+            session.status = SessionStatus::Stopping;
+        }
+        if self.status.state != State::Disconnecting {
+            self.enter(State::Disconnecting, reason, now, effects);
+        }
+        effects.push(Effect::ClosePublic);
+        effects.extend(left.iter().map(|session_id| Effect::Stop(*session_id, reason)));
+        let done = left.is_empty();
+        self.transition = Some(Transition::Disconnect { left, first: active.or(other), calls });
+        if done {
+            self.stopped(now, effects);
+        }
+    }
+
+    fn stop_ended(&mut self, stopped: SessionId, now: Now, effects: &mut Vec<Effect>) {
+        if let Some(Transition::Disconnect { left, .. }) = &mut self.transition
+            && left.remove(&stopped)
+            && left.is_empty()
+        {
+            self.stopped(now, effects);
+        }
+    }
+
+    fn stopped(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(Transition::Disconnect { first, calls, .. }) = self.transition.take() else { return };
+        self.status.session = None;
+        self.enter(State::Disconnected, self.status.reason, now, effects);
+        for call in calls {
+            effects.push(Effect::Answer(call, Ok(Outcome::Stopped { stopped_session_id: first })));
+        }
+        if self.shutting_down {
+            effects.push(Effect::Exit);
+        }
+    }
+
+    fn shut_down(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.shutting_down, true) {
+            return;
+        }
+        match &self.transition {
+            Some(Transition::Disconnect { .. }) => {}
+            Some(_) => self.cancel(Reason::DaemonShutdown, now, effects),
+            None => self.stop(None, Vec::new(), Reason::DaemonShutdown, now, effects),
+        }
+    }
+
+    /// Has the running transition end as soon as it can.
+    fn cancel(&mut self, reason: Reason, now: Now, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.cancelled, true) {
+            self.enter(State::Disconnecting, reason, now, effects);
+            effects.extend([Effect::CancelStart, Effect::CancelTest]);
+        }
+    }
+
+    /// Keeps a fault for `status` and tells of the session it ended.
+    fn note_failure(
+        &mut self,
+        config_id: ConfigId,
+        session_id: Option<SessionId>,
+        reason: Reason,
+        detail: String,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(session_id) = session_id {
+            let detail = detail.clone();
+            effects.push(Effect::Emit(Event::SessionFailed { session_id, reason, detail }));
+        }
+        self.status.last_failure = Some(LastFailure { at: now.wall, session_id, config_id, reason, detail });
+    }
+
+    fn enter(&mut self, new: State, reason: Reason, now: Now, effects: &mut Vec<Effect>) {
+        let old = std::mem::replace(&mut self.status.state, new);
+        self.status.reason = reason;
+        self.status.since = now.wall;
+        effects.push(Effect::Emit(Event::StateChanged { new, old, reason, session: self.status.session.clone() }));
+    }
+
+    fn session_id(&self) -> Option<SessionId> {
+        self.status.session.as_ref().map(|session| session.session_id)
+    }
+
+    fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.status.session.as_mut().filter(|session| session.session_id == id)
+    }
+
+    /// A number for jitter (xorshift64); nothing depends on its quality.
+    fn random(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    /// `duration` up to a fifth longer, so that many daemons do not act at once.
+    fn jittered(&mut self, duration: Duration) -> Duration {
+        let parts = u32::try_from(self.random() % 200).unwrap_or_default();
+        duration + duration * parts / 1000
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
