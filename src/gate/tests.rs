@@ -84,8 +84,7 @@ impl Served {
         self.tell(move |gate| gate.set_behind(Behind::Engine(path)));
         let mut client = self.dial();
         client.write_all(HEAD).unwrap();
-        let (mut engine, _) = listener.accept().unwrap();
-        engine.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut engine = accept(&listener);
         assert_eq!(read(&mut engine, HEAD.len()), HEAD);
         (client, engine)
     }
@@ -115,6 +114,23 @@ fn bind(kind: InboundKind, auth: Option<Credentials>, behind: Behind) -> Gate {
             Ok(gate) => return gate,
             Err(error) => assert!(Instant::now() < end, "{error}"),
         }
+    }
+}
+
+/// The next connection to a private socket, with a bound on every wait.
+fn accept(listener: &UnixListener) -> UnixStream {
+    listener.set_nonblocking(true).unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                return stream;
+            }
+            Err(error) => assert!(error.kind() == ErrorKind::WouldBlock && Instant::now() < end, "{error}"),
+        }
+        thread::yield_now();
     }
 }
 
@@ -203,7 +219,7 @@ fn an_idle_relay_does_nothing() {
             serve.as_mut().poll(context)
         });
         pin_mut!(counting);
-        let engine = smol::unblock(move || listener.accept().unwrap().0);
+        let engine = smol::unblock(move || accept(&listener));
         let (_engine, counting) = match futures::future::select(engine, counting).await {
             futures::future::Either::Left(both) => both,
             futures::future::Either::Right(_) => unreachable!("it serves for ever"),
@@ -234,7 +250,7 @@ fn held_connections_wake_when_there_is_an_engine() {
     let (path, listener) = gate.private("engine");
     let socket = path.clone();
     gate.tell(move |gate| gate.set_behind(Behind::Engine(path)));
-    let engines: Vec<_> = clients.iter().map(|_| listener.accept().unwrap().0).collect();
+    let engines: Vec<_> = clients.iter().map(|_| accept(&listener)).collect();
     for mut engine in engines {
         assert_eq!(read(&mut engine, HEAD.len()), HEAD);
         engine.write_all(b"served").unwrap();
@@ -258,7 +274,7 @@ fn an_engine_that_is_gone_is_waited_for_as_well() {
     assert_eq!(read(&mut client, 2), [5, 0]);
     let (path, listener) = gate.private("next");
     gate.tell(move |gate| gate.set_behind(Behind::Engine(path)));
-    let (mut engine, _) = listener.accept().unwrap();
+    let mut engine = accept(&listener);
     let asked = b"CONNECT far:80 HTTP/1.1\r\nHost: far:80\r\n\r\n";
     assert_eq!(read(&mut engine, asked.len()), asked);
     engine.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").unwrap();
