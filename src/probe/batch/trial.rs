@@ -28,6 +28,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(2);
 /// An engine that has not checked its file by then hangs.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A group of so many is checked about as fast as an empty one: halving it would gain nothing.
+const SMALL: usize = 32;
 /// Names of sockets have room for a number of four digits.
 const NUMBERS: u32 = 10_000;
 /// An engine's words are kept in memory: so many bytes of them.
@@ -79,6 +81,7 @@ impl Bench<'_> {
         set: &mut Vec<usize>,
         mut refused: impl FnMut(Refusal),
     ) -> Result<Option<Trial>, BatchError> {
+        let mut tried = false;
         while !set.is_empty() {
             let trial = self.spawn(set, |engine, file| engine.run_args(file)).await?;
             let Err(words) = trial.until_ready(self.engine).await? else {
@@ -86,9 +89,11 @@ impl Bench<'_> {
             };
             drop(trial);
             let culprits = match self.named(set, &words) {
-                Some(culprit) => vec![culprit],
-                None => self.halve(set, &words).await?,
+                // One bad config among many is the usual case; where there are more, halves find them faster.
+                Some(culprit) if !tried => vec![culprit],
+                _ => self.halve(set, &words).await?,
             };
+            tried = true;
             set.retain(|job| culprits.iter().all(|(culprit, _)| culprit != job));
             culprits.into_iter().for_each(&mut refused);
         }
@@ -110,7 +115,7 @@ impl Bench<'_> {
         format!("{} refuses it: {}", self.engine, cut(&masked))
     }
 
-    /// Finds by trial what the engine refuses without a name: halves that it takes are innocent.
+    /// Finds by trial what the engine refuses: halves that it takes are innocent.
     async fn halve(&self, set: &[usize], words: &str) -> Result<Vec<Refusal>, BatchError> {
         let broken = |words: &str| BatchError::Engine { engine: self.engine.to_string(), words: cut(words) };
         if let Err(words) = self.check(&[]).await? {
@@ -134,7 +139,8 @@ impl Bench<'_> {
             if let Some((culprit, reason)) = self.named(&group, &words) {
                 group.retain(|job| *job != culprit);
                 culprits.push((culprit, reason));
-                waiting.extend((!group.is_empty()).then_some(group));
+                let half = if group.len() > SMALL { group.split_off(group.len() / 2) } else { Vec::new() };
+                waiting.extend([half, group].into_iter().filter(|group| !group.is_empty()));
             } else if let [culprit] = group[..] {
                 culprits.push((culprit, self.refusal(culprit, &words)));
             } else {
