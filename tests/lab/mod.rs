@@ -16,12 +16,15 @@
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
 //! | [`events`] | a reader of its event stream |
+//! | [`bare`] | an engine with a session's file and without a daemon |
+//! | [`timing`] | two things measured in turn, and their medians |
 //!
 //! Everything ends on drop. What a killed test leaves behind is swept by the next one.
 #![allow(dead_code, reason = "each integration test is a crate of its own and uses its own part of the lab")]
 #![allow(unreachable_pub, reason = "the lab is a library in the shape of a module")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic with a message is the report")]
 
+pub mod bare;
 pub mod client;
 pub mod daemon;
 pub mod engines;
@@ -33,6 +36,7 @@ pub mod relay;
 pub mod scratch;
 pub mod server;
 mod thread;
+pub mod timing;
 pub mod tls;
 pub mod wrapper;
 
