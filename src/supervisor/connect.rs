@@ -142,9 +142,9 @@ async fn try_connect(
     let session = Session {
         session_id,
         config_id,
-        name: config.name,
+        name: config.name.clone(),
         protocol: config.protocol.name().to_owned(),
-        address: config.address,
+        address: config.address.clone(),
         port: config.port,
         engine: engine.name().to_owned(),
         engine_version: engine.version.to_string(),
@@ -160,7 +160,7 @@ async fn try_connect(
         traffic: None,
     };
     if let Some(process) = attempt.process.take() {
-        context.engines.borrow_mut().insert(session_id, Rc::new(Running { process, api, files }));
+        context.engines.borrow_mut().insert(session_id, Rc::new(Running { process, api, files, config: Some(config) }));
     }
     Ok(session)
 }
@@ -275,8 +275,8 @@ async fn wait_ready(
 ) -> Result<(), Failed> {
     let failed = |what: String| {
         let mut message = format!("{engine} {what}");
-        if let Some(line) = context.last_line(session_id) {
-            message.push_str(&format!(": {}", config.masked(&line)));
+        if let Some(line) = context.last_line(session_id, config) {
+            message.push_str(&format!(": {line}"));
         }
         (Reason::EngineNotReady, Failure::Internal(message))
     };

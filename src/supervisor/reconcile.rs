@@ -74,8 +74,11 @@ async fn adopt(context: &Rc<Context>, row: &SessionRow, process: Process) -> Res
     let result = take_over(context, row, &process).await;
     match result {
         Ok((session, api, files)) => {
+            let config_id = row.config_id;
+            let config = context.store.run(move |store| store.config(config_id)).await.ok().flatten();
+            let config = config.map(|row| row.config);
             tracing::info!(session_id = %row.session_id, pid = session.pid, "adopted the session of an earlier daemon");
-            context.engines.borrow_mut().insert(row.session_id, Rc::new(Running { process, api, files }));
+            context.engines.borrow_mut().insert(row.session_id, Rc::new(Running { process, api, files, config }));
             Ok(session)
         }
         Err(refusal) => {
