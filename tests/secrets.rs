@@ -78,7 +78,7 @@ impl Watch {
     }
 }
 
-/// Every file below a directory is 0600 (sockets as well) and every directory 0700; their names.
+/// Every file below a directory is 0600 and every directory 0700; their names.
 #[track_caller]
 fn assert_private(dir: &Path) -> Vec<String> {
     let mut names = Vec::new();
@@ -87,11 +87,10 @@ fn assert_private(dir: &Path) -> Vec<String> {
         // What ends at this moment takes its files along.
         let Ok(data) = std::fs::symlink_metadata(&path) else { continue };
         let wanted = if data.is_dir() { 0o700 } else { 0o600 };
-        // An engine makes its sockets and their locks itself; the directory keeps others out.
-        let engines = path.extension().is_some_and(|kind| kind == "sock" || kind == "lock");
-        // And config.toml is the user's own.
-        let theirs = engines && !path.ends_with("daemon.sock") || path.ends_with("config.toml");
-        if !theirs {
+        // config.toml is the user's own. An engine makes its sockets itself, and they are as private as we made it be.
+        if path.extension().is_some_and(|kind| kind == "sock" || kind == "lock") {
+            assert_eq!(data.mode() & 0o077, 0, "{}", path.display());
+        } else if !path.ends_with("config.toml") {
             assert_eq!(data.mode() & 0o7777, wanted, "{}", path.display());
         }
         names.push(path.file_name().unwrap().to_str().unwrap().to_owned());
