@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU16;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -319,7 +320,8 @@ impl Config {
         }
     }
 
-    /// `text` with every credential of this node replaced by `***`: for words of an engine that may quote its file.
+    /// `text` with every credential of this node replaced by `***`, as it is and as JSON and
+    /// addresses write it: for words of an engine that may quote its file.
     pub fn masked(&self, text: &str) -> String {
         let secrets: Vec<&str> = match &self.protocol {
             Protocol::Vless { uuid, encryption, .. } => vec![uuid.reveal(), encryption.reveal()],
@@ -332,10 +334,14 @@ impl Config {
                 password.iter().map(Secret::reveal).collect()
             }
         };
-        secrets
-            .into_iter()
-            .filter(|secret| !secret.is_empty() && *secret != "none")
-            .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+        secrets.into_iter().filter(|secret| !secret.is_empty() && *secret != "none").fold(
+            text.to_owned(),
+            |text, secret| {
+                let json = serde_json::Value::from(secret).to_string();
+                let encoded = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+                text.replace(&json[1..json.len() - 1], "***").replace(&encoded, "***").replace(secret, "***")
+            },
+        )
     }
 
     /// `address:port`, IPv6 in brackets.

@@ -11,6 +11,7 @@ use smol::LocalExecutor;
 
 use super::public::OpenGate;
 use crate::command::DaemonInfo;
+use crate::config::Config;
 use crate::engine::api::{Api, PublicInbound};
 use crate::engine::process::Process;
 use crate::engine::{Engine, SessionFiles};
@@ -49,6 +50,8 @@ pub(super) struct Running {
     pub(super) files: SessionFiles,
     /// What it serves, or is to serve, on the public addresses.
     pub(super) inbounds: Vec<PublicInbound>,
+    /// What it runs for, to mask its words with; none when an adopted one's config has been removed.
+    pub(super) config: Option<Config>,
 }
 
 impl Context {
@@ -95,8 +98,9 @@ impl Context {
         }
     }
 
-    /// The last line that a session's engine printed, made fit for a message.
-    pub(super) fn last_line(&self, id: SessionId) -> Option<String> {
+    /// The last line that a session's engine printed, made fit for a message: without the credentials of `config`, and
+    /// only the end of a long one, because where it was cut half a credential might stay.
+    pub(super) fn last_line(&self, id: SessionId, config: &Config) -> Option<String> {
         let mut log = std::fs::File::open(self.paths.session_log(id)).ok()?;
         let length = log.metadata().ok()?.len();
         log.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL))).ok()?;
@@ -104,7 +108,9 @@ impl Context {
         log.take(LOG_TAIL).read_to_end(&mut tail).ok()?;
         let tail = String::from_utf8_lossy(&tail);
         let line = tail.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-        Some(line.chars().filter(|c| !c.is_control()).take(MAX_LINE).collect())
+        let line: String = config.masked(line).chars().filter(|c| !c.is_control()).collect();
+        let begin = line.char_indices().rev().nth(MAX_LINE - 1).map_or(0, |(place, _)| place);
+        Some(if begin > 0 { format!("…{}", &line[begin..]) } else { line })
     }
 }
 

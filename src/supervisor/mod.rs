@@ -482,7 +482,8 @@ impl Supervisor {
             let exit = running.process.exited().await;
             let mut detail = format!("the engine {exit}");
             if !matches!(exit, crate::engine::process::Exit::Signal(_))
-                && let Some(line) = context.last_line(session_id)
+                && let Some(config) = &running.config
+                && let Some(line) = context.last_line(session_id, config)
             {
                 detail.push_str(&format!("; its last words: {line}"));
             }

@@ -10,6 +10,7 @@ use chrono::Utc;
 
 use super::context::{Context, Running};
 use super::start::{public_inbounds, session_of, until_ready};
+use crate::config::Config;
 use crate::engine::api::{Api, PublicInbound};
 use crate::engine::ports::{self, Kind, Owner};
 use crate::engine::process::{IdentityError, Process, TERM_GRACE, processes_with_argument};
@@ -57,7 +58,7 @@ pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Left, StoreError>
             let files = context.session_files(row.session_id, &engine);
             let api = Api::new(&engine, &files.api);
             if let Ok(process) = Process::find(process.identity(), &[]) {
-                let running = Rc::new(Running { process, api, files, inbounds });
+                let running = Rc::new(Running { process, api, files, inbounds, config: None });
                 context.engines.borrow_mut().insert(row.session_id, running);
             }
         }
@@ -136,9 +137,9 @@ fn find(context: &Context, row: &SessionRow) -> Result<Process, (Reason, String)
 async fn take_over(context: &Rc<Context>, row: &SessionRow, process: Process) -> Result<Session, String> {
     let identity = process.identity();
     match try_take_over(context, row, identity).await {
-        Ok((session, api, files, inbounds)) => {
+        Ok((session, api, files, inbounds, config)) => {
             tracing::info!(session_id = %row.session_id, pid = session.pid, "adopted the session of an earlier daemon");
-            let running = Rc::new(Running { process, api, files, inbounds });
+            let running = Rc::new(Running { process, api, files, inbounds, config });
             context.engines.borrow_mut().insert(row.session_id, running);
             Ok(session)
         }
@@ -153,7 +154,7 @@ async fn try_take_over(
     context: &Rc<Context>,
     row: &SessionRow,
     identity: ProcessIdentity,
-) -> Result<(Session, Api, SessionFiles, Vec<PublicInbound>), String> {
+) -> Result<(Session, Api, SessionFiles, Vec<PublicInbound>, Option<Config>), String> {
     let engine = engine_of(row)?;
     let files = context.session_files(row.session_id, &engine);
     until_ready(&engine, &files, ADOPT_TIMEOUT)
@@ -170,10 +171,11 @@ async fn try_take_over(
     let config = config.await.map_err(|error| error.to_string())?;
     let mut session = session_of(row, identity, context);
     // It may have been renamed since; one that was removed keeps the name it had.
-    if let Some(row) = config {
-        session.name = row.config.name;
+    let config = config.map(|row| row.config);
+    if let Some(config) = &config {
+        session.name.clone_from(&config.name);
     }
-    Ok((session, api, files, inbounds))
+    Ok((session, api, files, inbounds, config))
 }
 
 fn engine_of(row: &SessionRow) -> Result<Engine, String> {

@@ -135,9 +135,9 @@ async fn try_start(
     let session = Session {
         session_id,
         config_id,
-        name: config.name,
+        name: config.name.clone(),
         protocol: config.protocol.name().to_owned(),
-        address: config.address,
+        address: config.address.clone(),
         port: config.port,
         engine: engine.name().to_owned(),
         engine_version: engine.version.to_string(),
@@ -155,7 +155,8 @@ async fn try_start(
     if let Some(process) = attempt.process.take() {
         let api = Api::new(&engine, &files.api);
         let inbounds = public_inbounds(&settings);
-        context.engines.borrow_mut().insert(session_id, Rc::new(Running { process, api, files, inbounds }));
+        let running = Running { process, api, files, inbounds, config: Some(config) };
+        context.engines.borrow_mut().insert(session_id, Rc::new(running));
     }
     Ok(session)
 }
@@ -300,8 +301,8 @@ async fn wait_ready(
 ) -> Result<(), Failed> {
     let failed = |what: String| {
         let mut message = format!("{engine} {what}");
-        if let Some(line) = context.last_line(session_id) {
-            message.push_str(&format!(": {}", config.masked(&line)));
+        if let Some(line) = context.last_line(session_id, config) {
+            message.push_str(&format!(": {line}"));
         }
         (Reason::EngineNotReady, Failure::Internal(message))
     };
