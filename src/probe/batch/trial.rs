@@ -111,6 +111,10 @@ impl Bench<'_> {
     fn refusal(&self, job: usize, words: &str) -> String {
         // What comes before names the file and the layers that pass an error on.
         let reason = words.rsplit(" > ").next().unwrap_or(words);
+        let reason = match reason.split_once(": ") {
+            Some((layer, rest)) if layer.contains('/') && !layer.contains(' ') => rest,
+            _ => reason,
+        };
         let masked = self.jobs.get(job).map_or_else(|| reason.to_owned(), |job| job.config.masked(reason));
         format!("{} refuses it: {}", self.engine, cut(&masked))
     }
