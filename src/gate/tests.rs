@@ -372,3 +372,22 @@ fn a_gate_is_handed_over_with_what_waits_for_it() {
     });
     assert_eq!(gate.counts().accepted, 1);
 }
+
+#[test]
+fn a_queue_is_waited_for_until_it_is_empty() {
+    let listener = group::open((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _queued = TcpStream::connect(address).unwrap();
+    let addresses = [address];
+    let started = Instant::now();
+    smol::block_on(async {
+        let settled = std::pin::pin!(settle(std::process::id(), &addresses));
+        let longer = Timer::after(SETTLE * 10);
+        let futures::future::Either::Right((_, settled)) = futures::future::select(settled, longer).await else {
+            panic!("a connection still waits")
+        };
+        let _accepted = listener.accept().unwrap();
+        settled.await;
+    });
+    assert!(started.elapsed() < SETTLE_AT_MOST, "it was seen to be empty");
+}
