@@ -76,6 +76,7 @@ pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
         let _ = rustix::process::setsid();
         let _ = std::env::set_current_dir("/");
     }
+    raise_descriptor_limit();
     paths.create()?;
     let inherited = Inherited::take(&paths);
     let (lock, listener) = match inherited {
@@ -100,6 +101,15 @@ pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
             let source = restart(&path, &paths, background, &lock, &listener);
             Err(DaemonError::Restart { path, source })
         }
+    }
+}
+
+/// As many descriptors as the system allows: while there is no engine the gate holds every connection of the user.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
     }
 }
 

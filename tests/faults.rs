@@ -293,12 +293,13 @@ fn the_end_of_an_engine_is_noticed_with_its_reason() {
             assert_eq!(failure["reason"], "engine_exited");
             let detail = failure["detail"].as_str().unwrap();
             assert_words(detail, &[words]);
-            assert_eq!(events.until_state("failed")["reason"], "engine_exited");
+            assert_eq!(events.until_state("recovering")["reason"], "engine_exited");
+            assert_eq!(events.until_state("connected")["reason"], "engine_exited");
             let status = daemon.status();
-            assert_eq!((&status["state"], &status["reason"]), (&json!("failed"), &json!("engine_exited")));
-            assert_eq!((&status["session"], &status["last_failure"]["detail"]), (&Value::Null, &json!(detail)));
+            assert_eq!((&status["state"], &status["reason"]), (&json!("connected"), &json!("engine_exited")));
+            assert_ne!(status["session"]["pid"], pid);
+            assert_eq!(status["last_failure"]["detail"], detail);
             assert_eq!(failed_row(&daemon, "engine_exited"), detail);
-            // Failed is not disconnected: a disconnect says that it is over.
             assert_eq!(daemon.request(&json!({"type": "RuntimeDisconnect"})).unwrap()["code"], 200);
             assert_eq!(daemon.status()["state"], "disconnected");
         }

@@ -61,14 +61,20 @@ fn read_all(mut stream: UnixStream) -> Vec<u8> {
     answer
 }
 
+fn code(answer: &Value) -> u64 {
+    answer["code"].as_u64().unwrap()
+}
+
+fn keys(object: &Value) -> Vec<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
 #[test]
 fn each_request_gets_its_answer() {
     let Some(lab) = Lab::start(Kind::V2ray) else { return };
     let (mut daemon, id) = lab.root(Kind::V2ray, &[]);
     daemon.run();
     let ask = |kind: &str, payload: Value| daemon.request(&json!({"type": kind, "payload": payload})).unwrap();
-    let code = |answer: &Value| answer["code"].as_u64().unwrap();
-    let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
 
     let ping = ask("DaemonPing", Value::Null);
     assert_eq!(keys(&ping), ["protocol_version", "ok", "code", "message", "payload"]);
@@ -113,19 +119,30 @@ fn each_request_gets_its_answer() {
 }
 
 #[test]
-fn what_comes_later_says_so() {
+fn the_rotation_answers_without_a_session_as_well() {
     let daemon = running();
-    for (kind, payload) in [
-        ("RuntimeReplace", json!({"trigger": "manual", "candidate_id": null})),
-        ("ProxyStart", Value::Null),
-        ("ProxyStatus", Value::Null),
-        ("ProxyStop", Value::Null),
-    ] {
-        let answer = daemon.request(&json!({"type": kind, "payload": payload})).unwrap();
-        assert_eq!(answer["code"], 400, "{answer}");
-        let message = answer["message"].as_str().unwrap();
-        assert!(message.starts_with(kind) && message.contains("not available yet"), "{message}");
+    let ask = |kind: &str, payload: Value| daemon.request(&json!({"type": kind, "payload": payload})).unwrap();
+    let replace = ask("RuntimeReplace", json!({"trigger": "manual", "candidate_id": null}));
+    assert_eq!((code(&replace), &replace["message"]), (404, &json!("no active session")));
+    for (kind, enabled) in [("ProxyStatus", false), ("ProxyStart", true), ("ProxyStart", true), ("ProxyStop", false)] {
+        let status = ask(kind, Value::Null);
+        assert_eq!((code(&status), &status["payload"]["enabled"]), (200, &json!(enabled)), "{kind}: {status}");
+        let fields = [
+            "enabled",
+            "interval_secs",
+            "health_trigger_enabled",
+            "cooldown_secs",
+            "cooldown_active",
+            "cooldown_until",
+            "next_timer_at",
+            "last_rotation_at",
+            "last_trigger",
+            "last_result",
+            "active_config_id",
+        ];
+        assert_eq!(keys(&status["payload"]), fields);
     }
+    assert_eq!(ask("RotationHistory", json!({"limit": 5}))["payload"], json!([]));
 }
 
 #[test]

@@ -171,8 +171,9 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
         Some(file) => (file, None),
         None => (log.try_clone().map_err(failed)?, Some(log)),
     };
-    let not_started = |what: &str| CliError::NotStarted {
+    let not_started = |what: &str, code: Option<i32>| CliError::NotStarted {
         what: what.to_owned(),
+        usage: code == Some(super::error::Exit::Usage as i32),
         lines: log.as_ref().and_then(|log| last_lines(log, begin).ok()).unwrap_or_default(),
     };
     let program = std::env::current_exe().map_err(failed)?;
@@ -195,10 +196,10 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
         }
         if let Some(status) = child.try_wait().map_err(failed)? {
             if status.code() != Some(super::error::Exit::Conflict as i32) {
-                return Err(not_started(&format!("it ended with {status}")));
+                return Err(not_started(&format!("it ended with {status}"), status.code()));
             }
             if Instant::now() >= deadline {
-                return Err(not_started("another one holds its lock and does not answer"));
+                return Err(not_started("another one holds its lock and does not answer", None));
             }
             // Another one has the lock. One that was started at the same moment is about to answer; one that was killed
             // is about to let go of it, and then it is our turn.
@@ -210,7 +211,7 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
         }
         if Instant::now() >= deadline {
             end(&mut child);
-            return Err(not_started(&format!("it did not answer within {} s", START_TIMEOUT.as_secs())));
+            return Err(not_started(&format!("it did not answer within {} s", START_TIMEOUT.as_secs()), None));
         }
         Timer::after(POLL).await;
     }

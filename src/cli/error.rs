@@ -142,6 +142,8 @@ pub(super) enum CliError {
     NotStarted {
         /// How it went.
         what: String,
+        /// Whether it refused its settings.
+        usage: bool,
         /// The last lines of its log.
         lines: Vec<String>,
     },
@@ -190,7 +192,7 @@ impl CliError {
             },
             Self::Client(ClientError::NotReachable { .. }) | Self::DaemonEnded => Exit::NotReachable,
             Self::Daemon(DaemonError::Locked(_)) => Exit::Conflict,
-            Self::Daemon(DaemonError::Settings(_)) => Exit::Usage,
+            Self::Daemon(DaemonError::Settings(_)) | Self::NotStarted { usage: true, .. } => Exit::Usage,
             Self::Interrupted { .. } => Exit::Interrupted,
             Self::Find(FindError::Missing(_)) | Self::NoSubscription(_) => Exit::NotFound,
             Self::Find(FindError::Ambiguous { .. }) => Exit::Usage,
@@ -205,7 +207,7 @@ impl CliError {
             | Self::Fetch { .. }
             | Self::Client(_)
             | Self::StartDaemon { .. }
-            | Self::NotStarted { .. }
+            | Self::NotStarted { usage: false, .. }
             | Self::StillRunning { .. }
             | Self::Daemon(_)
             | Self::Discover(_)

@@ -1,9 +1,12 @@
 //! `events`: what happens, as it happens.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::pin::pin;
 
 use argh::{ArgsInfo, FromArgs};
+use async_io::Async;
 use chrono::Local;
+use futures::future::{Either, select};
 
 use super::client::root;
 use super::error::CliError;
@@ -23,7 +26,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
         let paths = root(cli.root.as_deref())?;
-        async_io::block_on(async {
+        let follow = async {
             let mut events = match client::subscribe(&paths.socket()).await? {
                 Ok(events) => events,
                 Err(answer) => return Err(CliError::Refused(answer)),
@@ -41,7 +44,25 @@ impl Events {
                 }
             }
             Err(CliError::DaemonEnded)
-        })
+        };
+        let gone = output_closed();
+        match async_io::block_on(select(pin!(follow), pin!(gone))) {
+            Either::Left((ended, _)) => ended,
+            // The reader has what it wanted.
+            Either::Right(_) => Ok(()),
+        }
+    }
+}
+
+/// Waits until nobody reads standard output any more: without it `events | head -1` would stay for the next event.
+/// Never on a terminal or a file.
+async fn output_closed() {
+    let stdout = std::io::stdout();
+    let watched = if stdout.is_terminal() { None } else { Async::new_nonblocking(stdout).ok() };
+    // The write end of a pipe becomes readable only by the end of its reader.
+    match watched {
+        Some(watched) => drop(watched.readable().await),
+        None => std::future::pending().await,
     }
 }
 

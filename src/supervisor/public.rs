@@ -160,8 +160,9 @@ async fn serve(
         settle(before.process.identity().pid, &addresses).await;
         for inbound in &before.inbounds {
             if let Err(error) = before.api.remove_inbound(&inbound.tag).await {
-                // It has died meanwhile, or it hangs and keeps what it gets: nothing is steered to it any more.
-                tracing::warn!(session_id = %old, "its address {} stays open: {error}", inbound.address());
+                // It has died meanwhile, or it hangs; a listener that stays open could be given connections.
+                tracing::warn!(session_id = %old, "{} stays open, its engine is ended: {error}", inbound.address());
+                before.process.stop(TERM_GRACE).await;
             }
             if let Some(gate) = context.gate_at(inbound.address())
                 && let Err(error) = gate.left(old)
