@@ -192,6 +192,13 @@ async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
     loop {
         if let Some(info) = ping(paths).await? {
             let new = info.pid == child.id();
+            // Ours lost and is about to end. Left to itself it might come to life after a 'daemon stop'.
+            while !new && child.try_wait().map_err(failed)?.is_none() {
+                if Instant::now() >= deadline {
+                    end(&mut child);
+                }
+                Timer::after(POLL).await;
+            }
             return Ok((info, new));
         }
         if let Some(status) = child.try_wait().map_err(failed)? {

@@ -237,6 +237,8 @@ pub struct Machine {
     facts: RotationFacts,
     cooldown_until: Option<Duration>,
     next_timer: Option<Duration>,
+    /// What the last event said of the timer.
+    told: (bool, Option<Duration>),
     quarantine: HashMap<ConfigId, Duration>,
     last_decision_id: i64,
     random: u64,
@@ -265,6 +267,7 @@ impl Machine {
             facts,
             cooldown_until: None,
             next_timer: None,
+            told: (false, None),
             quarantine: HashMap::new(),
             last_decision_id,
             random: seed | 1,

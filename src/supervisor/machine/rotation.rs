@@ -74,6 +74,7 @@ impl Machine {
         if self.next_timer.is_none() && self.rotation_enabled() && self.status.session.is_some() {
             self.next_timer = Some(now.boot + self.rules.rotation_interval);
         }
+        self.told = (self.rotation_enabled(), self.next_timer);
     }
 
     pub(super) fn switch_rotation(&mut self, enabled: bool, now: Now, effects: &mut Vec<Effect>) {
@@ -96,7 +97,10 @@ impl Machine {
         self.facts.next_timer_boot_ms = self.next_timer.map(millis);
         self.facts.next_timer_at = self.next_timer.map(|at| wall(at, now));
         effects.push(Effect::SaveRotation(self.facts.clone()));
-        effects.push(Effect::Emit(Event::RotationChanged(Box::new(self.rotation_status(now)))));
+        let told = (self.rotation_enabled(), self.next_timer);
+        if std::mem::replace(&mut self.told, told) != told {
+            effects.push(Effect::Emit(Event::RotationChanged(Box::new(self.rotation_status(now)))));
+        }
     }
 
     pub(super) fn timer_due(&mut self, now: Now, effects: &mut Vec<Effect>) {
