@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use lab::timing::Claims;
-use lab::{Daemon, Kind, Lab, daemon};
+use lab::{Daemon, Kind, Lab, daemon, wait_until};
 
 /// How long the daemon is watched doing nothing.
 const WATCH: Duration = Duration::from_secs(20);
@@ -46,6 +46,8 @@ fn watch(claims: &mut Claims, name: &str, daemon: &Daemon) {
     let pid = daemon.pid();
     // Right after a build the whole program counts as written to.
     assert!(Command::new("sync").status().unwrap().success());
+    // What it was just asked for has ended when the pool's threads are gone: its own and async-io's stay.
+    wait_until("two threads are left", || fs::read_dir(format!("/proc/{pid}/task")).unwrap().count() == 2);
     let before = switches(pid);
     std::thread::sleep(WATCH);
     let switches = switches(pid) - before;
