@@ -33,13 +33,19 @@ pub(super) struct Import {
 
     /// links, a file with links or their base64, - for standard input, or the http(s) address of a subscription
     #[argh(positional)]
-    source: String,
+    source: Vec<String>,
 }
 
 impl Import {
     /// Stores what can be read; fails when nothing could.
     pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
-        match &Source::of(&self.source) {
+        if self.source.is_empty() {
+            return Err(CliError::Usage("nothing to import: give a link, a file, '-' or an address".to_owned()));
+        }
+        if self.source.len() > 1 && !self.source.iter().all(|source| source.contains("://")) {
+            return Err(CliError::Usage("several links may be given at once, but only one file or '-'".to_owned()));
+        }
+        match &Source::of(&self.source.join("\n")) {
             Source::Urls(urls) => self.subscribe_all(cli, urls),
             source => self.import(cli, source),
         }
