@@ -296,6 +296,12 @@ impl Supervisor {
     }
 
     fn feed(&mut self, input: Input) {
+        // A failure is judged by what the network is now, not by what it was when it last changed.
+        if matches!(input, Input::ExchangeEnded(_, Err(_))) {
+            let network = self.look_at_network();
+            let effects = self.machine.step(network, now());
+            self.carry_out(effects);
+        }
         let effects = self.machine.step(input, now());
         self.carry_out(effects);
     }
