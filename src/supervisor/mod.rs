@@ -36,6 +36,7 @@ use self::alarm::Alarm;
 use self::context::{Context, Write};
 pub use self::events::{Hub, KEPT, MAX_BEHIND, Subscription};
 use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
+use self::start::GiveUp;
 use crate::command::{Command, DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
 use crate::config::ConfigId;
 use crate::event::{Event, LastFailure, Reason, SessionId, State, Status};
@@ -378,10 +379,12 @@ impl Supervisor {
                 }
             }
             Effect::Emit(event) => self.emit(event),
-            Effect::Start { config_id, reason, prove } => {
+            Effect::Start { config_id, reason, prove, within } => {
                 let (cancel, cancelled) = oneshot::channel();
                 self.cancel_start = Some(cancel);
-                self.task(start::start(context, config_id, reason, prove, cancelled).map(Input::Started));
+                self.task(
+                    start::start(context, config_id, reason, prove, GiveUp::new(cancelled, within)).map(Input::Started),
+                );
             }
             Effect::CancelStart => cancel(&mut self.cancel_start),
             Effect::GoPublic { session_id, old } => {

@@ -43,8 +43,7 @@ struct Attempt {
     process: Option<Process>,
 }
 
-/// Starts an engine for a config, and has it prove itself by an exchange if `prove` says so. A message on `cancel` (not
-/// its drop) makes it give up.
+/// Starts an engine for a config, and has it prove itself by an exchange if `prove` says so.
 ///
 /// Must be driven to its end: it removes what it made when it fails or is given up.
 pub(super) async fn start(
@@ -52,7 +51,7 @@ pub(super) async fn start(
     config_id: ConfigId,
     reason: Reason,
     prove: bool,
-    cancel: oneshot::Receiver<()>,
+    cancel: GiveUp,
 ) -> Result<Session, StartFailure> {
     let mut attempt = None;
     let result = try_start(&context, config_id, reason, prove, cancel, &mut attempt).await;
@@ -82,7 +81,7 @@ async fn try_start(
     config_id: ConfigId,
     reason: Reason,
     prove: bool,
-    mut cancel: oneshot::Receiver<()>,
+    mut cancel: GiveUp,
     attempt: &mut Option<Attempt>,
 ) -> Result<Session, Failed> {
     let settings = context.settings();
@@ -128,7 +127,7 @@ async fn try_start(
         delay_ms = Some(delay);
         health = HealthReport { status: Health::Healthy, checked_at: Some(Utc::now()), consecutive_failures: 0 };
     }
-    if cancel.try_recv() != Ok(None) {
+    if cancel.is_said() {
         return Err(given_up());
     }
 
@@ -166,24 +165,54 @@ async fn prove_itself(
     settings: &Settings,
     process: &Process,
     files: &SessionFiles,
-    cancel: &mut oneshot::Receiver<()>,
+    cancel: &mut GiveUp,
 ) -> Result<u32, Failed> {
     let failed = |what: String| (Reason::ExchangeFailed, Failure::Internal(what));
     let proof = health::prove(settings, &files.http).fuse();
     let exited = process.exited().fuse();
-    let cancelled = cancelled(cancel).fuse();
+    let cancelled = cancel.wait().fuse();
     pin_mut!(proof, exited, cancelled);
     select_biased! {
         exit = exited => Err(failed(format!("the engine {exit} before it proved itself"))),
-        () = cancelled => Err(given_up()),
+        why = cancelled => Err(why),
         proof = proof => proof.map_err(|error| failed(format!("nothing came through the node: {error}"))),
     }
 }
 
-/// A sender that is gone says nothing: only a message cancels.
-async fn cancelled(cancel: &mut oneshot::Receiver<()>) {
-    if cancel.await.is_err() {
-        futures::future::pending::<()>().await;
+/// When a start is to be given up: when somebody says so, or when its time is over.
+pub(super) struct GiveUp {
+    said: oneshot::Receiver<()>,
+    deadline: Instant,
+    within: Duration,
+}
+
+impl GiveUp {
+    pub(super) fn new(said: oneshot::Receiver<()>, within: Duration) -> Self {
+        Self { said, deadline: Instant::now() + within, within }
+    }
+
+    /// Waits until it is to be given up; why. A sender that is gone says nothing: only a message does. Safe to drop.
+    async fn wait(&mut self) -> Failed {
+        let said = async {
+            if (&mut self.said).await.is_err() {
+                futures::future::pending::<()>().await;
+            }
+        }
+        .fuse();
+        let late = Timer::at(self.deadline).fuse();
+        pin_mut!(said, late);
+        select_biased! {
+            () = said => given_up(),
+            _ = late => {
+                let message = format!("it was not done within {} s", self.within.as_secs());
+                (Reason::EngineNotReady, Failure::Internal(message))
+            }
+        }
+    }
+
+    /// Whether somebody has said so.
+    fn is_said(&mut self) -> bool {
+        self.said.try_recv() == Ok(Some(()))
     }
 }
 
@@ -289,7 +318,7 @@ fn write_private(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
     file.write_all(text)
 }
 
-/// Ready means that the engine answers on its private sockets. Its end, or a message on `cancel`, ends the wait at once.
+/// Ready means that the engine answers on its private sockets. Its end, or that it is given up, ends the wait at once.
 async fn wait_ready(
     context: &Context,
     engine: &Engine,
@@ -297,7 +326,7 @@ async fn wait_ready(
     session_id: SessionId,
     process: &Process,
     files: &SessionFiles,
-    cancel: &mut oneshot::Receiver<()>,
+    cancel: &mut GiveUp,
 ) -> Result<(), Failed> {
     let failed = |what: String| {
         let mut message = format!("{engine} {what}");
@@ -308,11 +337,11 @@ async fn wait_ready(
     };
     let ready = until_ready(engine, files, READY_TIMEOUT).fuse();
     let exited = process.exited().fuse();
-    let cancelled = cancelled(cancel).fuse();
+    let cancelled = cancel.wait().fuse();
     pin_mut!(ready, exited, cancelled);
     select_biased! {
         exit = exited => Err(failed(format!("{exit} before it was ready"))),
-        () = cancelled => Err(given_up()),
+        why = cancelled => Err(why),
         ready = ready => match ready {
             Ok(()) => Ok(()),
             Err(error) => Err(failed(format!("was not ready within {} s ({error})", READY_TIMEOUT.as_secs()))),

@@ -22,6 +22,9 @@ use self::health::HealthPlan;
 use self::recovery::Retry;
 use self::rotation::Rotation;
 
+/// One start has this long; D-Bus bindings give up at 25 s.
+const START_BUDGET: Duration = Duration::from_secs(18);
+
 /// One request that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub u64);
@@ -104,6 +107,8 @@ pub enum Effect {
         reason: Reason,
         /// Whether it must prove itself.
         prove: bool,
+        /// It has this long.
+        within: Duration,
     },
     /// Give the running start up; it still reports its end.
     CancelStart,
@@ -371,7 +376,7 @@ impl Machine {
         self.again_at = None;
         self.transition = Some(Transition::Connect { config_id, call, before: self.status.state });
         self.enter(State::Connecting, reason, now, effects);
-        effects.push(Effect::Start { config_id, reason, prove: false });
+        effects.push(Effect::Start { config_id, reason, prove: false, within: START_BUDGET });
     }
 
     fn start_ended(&mut self, result: Result<Session, StartFailure>, now: Now, effects: &mut Vec<Effect>) {

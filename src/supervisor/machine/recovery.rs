@@ -84,7 +84,7 @@ impl Machine {
             }
             Retry::Used => return self.fail(reason, now, effects),
         }
-        self.starts.retain(|at| now.boot.saturating_sub(*at) < BREAKER);
+        self.forget_old_starts(now);
         let Some(wait) = WAITS.get(self.starts.len()).copied() else {
             return self.fail(Reason::TooManyFailures, now, effects);
         };
@@ -97,6 +97,11 @@ impl Machine {
         } else {
             self.again_at = Some(now.boot + wait);
         }
+    }
+
+    /// Starts that are longer ago than the breaker looks back.
+    pub(super) fn forget_old_starts(&mut self, now: Now) {
+        self.starts.retain(|at| now.boot.saturating_sub(*at) < BREAKER);
     }
 
     /// Given up for now. The user still wants a session: it is tried again every minute.
@@ -122,7 +127,8 @@ impl Machine {
 
     fn start_same(&mut self, config_id: ConfigId, effects: &mut Vec<Effect>) {
         self.transition = Some(Transition::Again { config_id });
-        effects.push(Effect::Start { config_id, reason: self.status.reason, prove: false });
+        let (reason, within) = (self.status.reason, super::START_BUDGET);
+        effects.push(Effect::Start { config_id, reason, prove: false, within });
     }
 
     /// Nothing is to be brought back any more.

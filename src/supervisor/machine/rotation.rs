@@ -166,6 +166,7 @@ impl Machine {
         }
         let Some(Transition::Rotate(mut rotation)) = self.transition.take() else { return };
         self.quarantine.retain(|_, until| *until > now.boot);
+        self.forget_old_starts(now);
         let rows: Vec<_> = rows
             .into_iter()
             .filter(|row| Some(row.config_id) != rotation.old && !self.quarantine.contains_key(&row.config_id))
@@ -262,7 +263,7 @@ impl Machine {
         // With a living engine nobody waits: the new one proves itself first. After a death it serves at once.
         let (reason, prove) = (reason_of(rotation.trigger), rotation.alive);
         self.transition = Some(Transition::Rotate(Box::new(rotation)));
-        effects.push(Effect::Start { config_id, reason, prove });
+        effects.push(Effect::Start { config_id, reason, prove, within: left });
     }
 
     pub(super) fn candidate_failed(
@@ -273,12 +274,15 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(config_id) = rotation.trying.take() {
-            if self.online {
-                self.quarantine.insert(config_id, now.boot + self.rules.cooldown);
-            }
             let detail = failed.failure.to_string();
             rotation.verdict(config_id, Verdict::StartFailed, Some(detail.clone()));
-            self.note_failure(config_id, failed.session_id, failed.reason, detail, now, effects);
+            // That there is no such config is no failure of anything.
+            if !matches!(failed.failure, Failure::NotFound(_)) {
+                if self.online {
+                    self.quarantine.insert(config_id, now.boot + self.rules.cooldown);
+                }
+                self.note_failure(config_id, failed.session_id, failed.reason, detail, now, effects);
+            }
         }
         rotation.last_failure = Some(failed);
         self.try_next(rotation, now, effects);
