@@ -4,7 +4,7 @@
 mod lab;
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -293,12 +293,13 @@ fn the_end_of_an_engine_is_noticed_with_its_reason() {
             assert_eq!(failure["reason"], "engine_exited");
             let detail = failure["detail"].as_str().unwrap();
             assert_words(detail, &[words]);
-            assert_eq!(events.until_state("failed")["reason"], "engine_exited");
-            let status = daemon.status();
-            assert_eq!((&status["state"], &status["reason"]), (&json!("failed"), &json!("engine_exited")));
-            assert_eq!((&status["session"], &status["last_failure"]["detail"]), (&Value::Null, &json!(detail)));
-            assert_eq!(failed_row(&daemon, "engine_exited"), detail);
-            // Failed is not disconnected: a disconnect says that it is over.
+            assert_eq!(events.until_state("recovering")["reason"], "engine_exited");
+            assert_eq!(events.until_state("connected")["reason"], "engine_exited");
+            assert_eq!(daemon.status()["last_failure"]["detail"], detail);
+            let closed = "SELECT failure_detail FROM runtime_sessions WHERE pid = ?1 AND status = 'failed'";
+            let closed: String = daemon.database().query_row(closed, [pid], |row| row.get(0)).unwrap();
+            assert_eq!(closed, detail);
+            // And a disconnect is one.
             assert_eq!(daemon.request(&json!({"type": "RuntimeDisconnect"})).unwrap()["code"], 200);
             assert_eq!(daemon.status()["state"], "disconnected");
         }
@@ -496,6 +497,28 @@ fn of_daemons_started_at_the_same_moment_one_wins() {
         }
         assert_eq!(daemon.xrat_pids(), [] as [u32; 0]);
     }
+}
+
+#[test]
+fn a_stopped_engine_that_is_replaced_gets_nothing_new() {
+    let Some(lab) = Lab::start(KIND) else { return };
+    let (mut daemon, id) = lab.root(KIND, &[]);
+    let other = daemon.import(&[lab.server.link("vmess-tcp-none")])[0];
+    daemon.run();
+    let pid = connected(&daemon, id);
+    process::signal_pid(pid, Signal::STOP);
+    // It has a connection, so that it is not ended at once.
+    let _kept = TcpStream::connect(daemon.socks()).unwrap();
+    let replace = json!({"type": "RuntimeReplace", "payload": {"trigger": "manual", "candidate_id": other}});
+    let answer = daemon.request(&replace).unwrap();
+    assert_eq!(answer["code"], 200, "{answer}");
+    assert!(process::is_alive(pid), "it drains");
+    for _ in 0..20 {
+        assert_eq!(client::http_get_via_socks(daemon.socks(), &lab.origin.url("/page")).unwrap().text(), PAGE);
+    }
+    daemon.xrat(&["daemon", "stop"]).ok();
+    assert!(!process::is_alive(pid), "the daemon's end waits for it");
+    assert_eq!(daemon.engine_pids(), [] as [u32; 0]);
 }
 
 /// Daemon and engine die, and the row of the session is changed meanwhile.

@@ -160,11 +160,12 @@ async fn serve(
         let addresses = before.addresses();
         settle(before.process.identity().pid, &addresses).await;
         for inbound in &before.inbounds {
-            if let Err(error) = before.api.remove_inbound(&inbound.tag).await {
-                // It has died meanwhile, or it hangs and keeps what it gets: nothing is steered to it any more.
+            if let Err(error) = before.api.remove_inbound(&inbound.tag).await
+                && !before.process.has_ended()
+            {
+                // It hangs and keeps its place beside the others, without anything steered to it, until it is ended.
                 tracing::warn!(session_id = %old, "its address {} stays open: {error}", inbound.address());
-            }
-            if let Some(gate) = context.gate_at(inbound.address())
+            } else if let Some(gate) = context.gate_at(inbound.address())
                 && let Err(error) = gate.left(old)
             {
                 tracing::error!("{}: {error}", inbound.address());
