@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 /// So many links are imported at once: enough for a transaction that takes a while.
 const LINKS: usize = 2000;
 
-/// A root with two nodes.
+/// A root with two nodes. None of them is VMess: of V2Ray 4.34's connections to such a node one in a thousand hangs.
 fn root(lab: &Lab, kind: Kind) -> (Daemon, [i64; 2]) {
     let (daemon, one) = lab.root(kind, &[]);
-    let two = daemon.import(&[lab.server.link("vmess-tcp-none")])[0];
+    let two = daemon.import(&[lab.server.link("trojan-tcp-none")])[0];
     (daemon, [one, two])
 }
 
@@ -157,8 +157,8 @@ fn begin_import(daemon: &Daemon, round: usize) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// What the callers met: when they began, and what happened.
-type Failures = Mutex<Vec<(Instant, std::io::Error)>>;
+/// What the callers met: when they began, through what, and what happened.
+type Failures = Mutex<Vec<(Instant, String, std::io::Error)>>;
 
 /// Fetches pages one after the other until `stop`.
 fn call(proxy: &client::Proxy, url: &str, stop: &AtomicBool, failures: &Failures) -> usize {
@@ -170,7 +170,7 @@ fn call(proxy: &client::Proxy, url: &str, stop: &AtomicBool, failures: &Failures
                 assert_eq!(answer.text(), PAGE);
                 good += 1;
             }
-            Err(error) => failures.lock().unwrap().push((begun, error)),
+            Err(error) => failures.lock().unwrap().push((begun, format!("{proxy:?}"), error)),
         }
     }
     good
@@ -222,15 +222,11 @@ fn a_kill_in_the_middle_of_a_hand_over_costs_no_connection(kind: Kind) {
             (died, lives, callers.into_iter().map(|caller| caller.join().unwrap()).sum::<usize>())
         });
         assert!(good > 0, "there was load");
-        for (begun, error) in failures.into_inner().unwrap() {
-            // Only what the dead daemon itself had accepted may break.
-            let allowed = begun < lives && error.kind() != ErrorKind::ConnectionRefused;
-            assert!(
-                allowed,
-                "round {round}: {error}, begun {:?} after the kill",
-                begun.saturating_duration_since(died)
-            );
-            eprintln!("round {round}: {error}, begun {:?} before the kill", died.saturating_duration_since(begun));
+        for (begun, what, error) in failures.into_inner().unwrap() {
+            // What the dead daemon itself had accepted may break, but nobody is refused, and nobody waits in vain.
+            let broken = matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof);
+            let when = begun.saturating_duration_since(died);
+            assert!(broken && begun < lives, "round {round}: {what}: {error}, begun {when:?} after the kill");
         }
         let status = daemon.status();
         assert_eq!((&status["state"], &status["reason"]), (&json!("connected"), &json!("adopted")), "{status}");
