@@ -4,7 +4,7 @@
 mod lab;
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -517,6 +517,28 @@ fn of_daemons_started_at_the_same_moment_one_wins() {
         }
         assert_eq!(daemon.xrat_pids(), [] as [u32; 0]);
     }
+}
+
+#[test]
+fn a_stopped_engine_that_is_replaced_gets_nothing_new() {
+    let Some(lab) = Lab::start(KIND) else { return };
+    let (mut daemon, id) = lab.root(KIND, &[]);
+    let other = daemon.import(&[lab.server.link("vmess-tcp-none")])[0];
+    daemon.run();
+    let pid = connected(&daemon, id);
+    process::signal_pid(pid, Signal::STOP);
+    // It has a connection, so that it is not ended at once.
+    let _kept = TcpStream::connect(daemon.socks()).unwrap();
+    let replace = json!({"type": "RuntimeReplace", "payload": {"trigger": "manual", "candidate_id": other}});
+    let answer = daemon.request(&replace).unwrap();
+    assert_eq!(answer["code"], 200, "{answer}");
+    assert!(process::is_alive(pid), "it drains");
+    for _ in 0..20 {
+        assert_eq!(client::http_get_via_socks(daemon.socks(), &lab.origin.url("/page")).unwrap().text(), PAGE);
+    }
+    daemon.xrat(&["daemon", "stop"]).ok();
+    assert!(!process::is_alive(pid), "the daemon's end waits for it");
+    assert_eq!(daemon.engine_pids(), [] as [u32; 0]);
 }
 
 /// Daemon and engine die, and the row of the session is changed meanwhile.

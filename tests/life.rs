@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Stdio;
 
 use lab::client::{self, Kept, udp_exchange_via_socks};
+use lab::left::assert_nothing_runs;
 use lab::origin::{DRIP_BYTES, PAGE, UdpEcho};
 use lab::scratch::Scratch;
 use lab::wrapper::{Gate, wrapper};
-use lab::{Daemon, Kind, Lab, ports, process, wait_until};
+use lab::{Daemon, Kind, Lab, process, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -70,19 +71,6 @@ fn rows(daemon: &Daemon) -> Vec<(i64, String, Option<String>, Option<String>)> {
 fn assert_page(lab: &Lab, daemon: &Daemon) {
     let answer = client::http_get_via_socks(daemon.socks(), &lab.origin.url("/page")).unwrap();
     assert_eq!(answer.text(), PAGE);
-}
-
-/// No engine, no listener, and nothing in the runtime directory but what `left` names.
-#[track_caller]
-fn assert_nothing_runs(daemon: &Daemon, left: &[&str]) {
-    assert_eq!(daemon.engine_pids(), [] as [u32; 0]);
-    for address in [daemon.socks(), daemon.http()] {
-        assert!(ports::is_free(address.port()), "{address} is taken");
-    }
-    let files = std::fs::read_dir(daemon.root().join("runtime")).unwrap();
-    let mut names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names, left);
 }
 
 fn connect_carries_traffic_until_disconnect(kind: Kind) {

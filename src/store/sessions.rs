@@ -235,15 +235,18 @@ impl Store {
         self.update_session("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", params![id.0])
     }
 
-    /// The session serves the public addresses, in place of `old` if there is one, and its config is what is wanted.
+    /// The session serves the public addresses, in place of the one that did, and its config is what is wanted.
     ///
     /// # Errors
     /// When the database cannot be written; nothing is changed then.
-    pub fn hand_over(&mut self, id: SessionId, old: Option<SessionId>) -> Result<(), StoreError> {
+    pub fn hand_over(&mut self, id: SessionId) -> Result<(), StoreError> {
         let transaction = self.change()?;
-        if let Some(old) = old {
-            transaction.execute("UPDATE runtime_sessions SET status = 'stopping' WHERE session_id = ?1", [old.0])?;
-        }
+        // One that has failed meanwhile stays so. One whose end could not be written when it came is no obstacle.
+        transaction.execute(
+            "UPDATE runtime_sessions SET status = 'stopping' WHERE status = 'running' AND session_id <> ?1 \
+             AND machine_id = (SELECT machine_id FROM runtime_sessions WHERE session_id = ?1)",
+            [id.0],
+        )?;
         transaction.execute("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", [id.0])?;
         transaction.execute(
             "INSERT OR REPLACE INTO daemon_state (key, value) \

@@ -214,6 +214,22 @@ fn one_session_runs_at_a_time() {
 }
 
 #[test]
+fn a_hand_over_leaves_one_running_and_opens_nothing_again() {
+    let scratch = Scratch::new();
+    let mut store = scratch.open();
+    let instance = Uuid::new_v4();
+    let [one, two, three] = [(); 3].map(|()| begin(&mut store, instance));
+    store.hand_over(one).unwrap();
+    store.hand_over(two).unwrap();
+    let status = |store: &Store, id| store.session(id).unwrap().unwrap().status;
+    assert_eq!((status(&store, one), status(&store, two)), (SessionStatus::Stopping, SessionStatus::Running));
+    // The old engine died in the middle of the next one.
+    store.session_failed(two, Reason::EngineExited, "killed by signal 9", now()).unwrap();
+    store.hand_over(three).unwrap();
+    assert_eq!((status(&store, two), status(&store, three)), (SessionStatus::Failed, SessionStatus::Running));
+}
+
+#[test]
 fn old_sessions_and_tests_are_forgotten() {
     let scratch = Scratch::new();
     let mut store = scratch.open();

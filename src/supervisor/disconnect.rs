@@ -32,12 +32,13 @@ pub(super) async fn discard(context: Rc<Context>, session_id: SessionId, reason:
     tracing::warn!(%session_id, %reason, "session failed: {detail}");
     let at = Utc::now();
     context.write(move |store| store.session_failed(session_id, reason, &detail, at));
-    let running = context.engines.borrow_mut().remove(&session_id);
-    if let Some(running) = running
+    if let Some(running) = context.engine(session_id)
         && !running.process.has_ended()
     {
         running.process.stop(TERM_GRACE).await;
     }
+    // Not before: until it is gone its ports are this daemon's own, and the daemon's end waits for it.
+    context.engines.borrow_mut().remove(&session_id);
     context.left(session_id);
     context.sweep(session_id);
 }

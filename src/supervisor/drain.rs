@@ -53,8 +53,11 @@ pub(super) async fn drain(
         }
     }
     let cut_connections = if running.process.has_ended() { 0 } else { count().await };
-    context.engines.borrow_mut().remove(&session_id);
     let exit = running.process.stop(TERM_GRACE).await;
+    // Not before: the daemon's end waits for the engines it knows.
+    context.engines.borrow_mut().remove(&session_id);
+    // One that did not listen to it when it was to leave the public addresses.
+    context.left(session_id);
     tracing::info!(%session_id, %reason, cut_connections, "replaced engine {exit}");
     context.sweep(session_id);
     let at = Utc::now();

@@ -63,6 +63,8 @@ impl Hub {
     pub fn subscribe(&self, since: Option<(Uuid, u64)>, status: Status, at: DateTime<Utc>) -> Subscription {
         let (sender, wake) = bounded(1);
         let mut ring = self.ring();
+        // Readers come and go also while nothing happens.
+        ring.wakers.retain(|waker| !waker.is_closed());
         ring.wakers.push(sender);
         let replay = since.and_then(|(instance_id, seq)| {
             let oldest = ring.events.front().map_or(ring.last_seq + 1, |event| event.seq);

@@ -393,10 +393,11 @@ impl Supervisor {
             Effect::Watch(session_id) => self.watch(session_id),
             Effect::Drain(session_id, limit, reason) => self.drain(session_id, limit, reason),
             Effect::Stop(session_id, reason) => {
-                self.drains.clear();
                 let stopped = disconnect::stop(context, session_id, reason);
                 self.task(stopped.map(move |()| Input::StopEnded(session_id)));
             }
+            // A sender says so by being dropped.
+            Effect::EndDrains => self.drains.clear(),
             Effect::Discard(session_id, reason, detail) => {
                 // Its listeners are gone already if it is dead, and then the gate must know before it is steered.
                 if context.engine(session_id).is_some_and(|running| running.process.has_ended()) {

@@ -1,9 +1,10 @@
 //! Whether the machine has a way to the node, and whether it slept.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -22,21 +23,34 @@ const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// The kernel's messages about addresses and routes.
-pub(super) struct Watch(Option<Async<OwnedFd>>);
+pub(super) struct Watch {
+    socket: Option<Async<OwnedFd>>,
+    /// Something changed, and has settled then.
+    settled_at: Cell<Option<Instant>>,
+}
 
 impl Watch {
     /// Without netlink (a sandbox) nothing is ever told, and the health checks are what is left.
     pub(super) fn new() -> Self {
-        Self(open().inspect_err(|error| tracing::warn!("network changes are not seen: {error}")).ok())
+        let socket = open().inspect_err(|error| tracing::warn!("network changes are not seen: {error}")).ok();
+        Self { socket, settled_at: Cell::new(None) }
     }
 
-    /// Waits until something changed and has settled. Safe to drop.
+    /// Waits until something changed and has settled. Safe to drop: what was seen is told by the next call.
     pub(super) async fn changed(&self) {
-        let Some(socket) = &self.0 else { return std::future::pending().await };
+        let Some(socket) = &self.socket else { return std::future::pending().await };
         let mut buffer = [0_u8; 4096];
-        // An error means that messages were lost, which is a change as well.
-        let _ = socket.read_with(|socket| Ok(recv(socket, &mut buffer[..], RecvFlags::empty())?)).await;
-        Timer::after(SETTLE).await;
+        let settled_at = match self.settled_at.get() {
+            Some(at) => at,
+            None => {
+                // An error means that messages were lost, which is a change as well.
+                let _ = socket.read_with(|socket| Ok(recv(socket, &mut buffer[..], RecvFlags::empty())?)).await;
+                Instant::now() + SETTLE
+            }
+        };
+        self.settled_at.set(Some(settled_at));
+        Timer::at(settled_at).await;
+        self.settled_at.set(None);
         while matches!(recv(socket, &mut buffer[..], RecvFlags::DONTWAIT), Ok((1.., _))) {}
     }
 }

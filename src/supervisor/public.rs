@@ -122,6 +122,11 @@ pub(super) async fn go_public(
             running.process.stop(TERM_GRACE).await;
             context.left(session_id);
             context.sweep(session_id);
+            if let Some(old) = old.and_then(|old| context.engine(old)) {
+                // Those that only new settings had.
+                let addresses = old.addresses();
+                context.gates.borrow_mut().retain(|open| addresses.contains(&open.gate.address()));
+            }
             let (detail, at) = (failure.to_string(), Utc::now());
             context.write(move |store| store.session_failed(session_id, reason, &detail, at));
             Err(StartFailure { session_id: Some(session_id), reason, failure })
@@ -149,26 +154,26 @@ async fn serve(
             gate.joined(session_id);
         }
     }
-    commit(context, session_id, old).await?;
-    for inbound in &running.inbounds {
-        let Some(gate) = context.gate_at(inbound.address()) else { continue };
-        gate.set_behind(Behind::Engine(running.files.http.clone()));
-        gate.steer_to(Member::Engine(session_id)).map_err(internal)?;
-    }
+    commit(context, session_id).await?;
+    steer(context, session_id, running)?;
     if let Some((old, before)) = before {
         let addresses = before.addresses();
         settle(before.process.identity().pid, &addresses).await;
         for inbound in &before.inbounds {
-            if let Err(error) = before.api.remove_inbound(&inbound.tag).await {
-                // It has died meanwhile, or it hangs; a listener that stays open could be given connections.
-                tracing::warn!(session_id = %old, "{} stays open, its engine is ended: {error}", inbound.address());
-                before.process.stop(TERM_GRACE).await;
-            }
-            if let Some(gate) = context.gate_at(inbound.address())
+            if let Err(error) = before.api.remove_inbound(&inbound.tag).await
+                && !before.process.has_ended()
+            {
+                // It hangs and keeps its place beside the others, without anything steered to it, until it is ended.
+                tracing::warn!(session_id = %old, "its address {} stays open: {error}", inbound.address());
+            } else if let Some(gate) = context.gate_at(inbound.address())
                 && let Err(error) = gate.left(old)
             {
                 tracing::error!("{}: {error}", inbound.address());
             }
+        }
+        // If the old engine died in between, connections are held since.
+        if let Err((_, failure)) = steer(context, session_id, running) {
+            tracing::error!(%session_id, "connections may be held: {failure}");
         }
     }
     // Addresses that only the settings before had.
@@ -177,8 +182,18 @@ async fn serve(
     Ok(())
 }
 
+/// Has an engine get what is new.
+fn steer(context: &Context, session_id: SessionId, running: &Running) -> Result<(), Failed> {
+    for inbound in &running.inbounds {
+        let Some(gate) = context.gate_at(inbound.address()) else { continue };
+        gate.set_behind(Behind::Engine(running.files.http.clone()));
+        gate.steer_to(Member::Engine(session_id)).map_err(internal)?;
+    }
+    Ok(())
+}
+
 /// One transaction: at no moment are there two running rows, or none.
-async fn commit(context: &Context, session_id: SessionId, old: Option<SessionId>) -> Result<(), Failed> {
-    let done = context.store.run(move |store| store.hand_over(session_id, old));
+async fn commit(context: &Context, session_id: SessionId) -> Result<(), Failed> {
+    let done = context.store.run(move |store| store.hand_over(session_id));
     done.await.map_err(internal)
 }

@@ -68,7 +68,8 @@ pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Left, StoreError>
     }
     for (row, process) in others {
         let leaves = leave_public(context, row.session_id, left.adopted.is_some()).await;
-        if row.status == SessionStatus::Stopping && leaves {
+        // One that a hand-over left may finish; one that somebody wanted ended has had its time.
+        if row.status == SessionStatus::Stopping && row.stop_reason.is_none() && leaves {
             left.draining.push(row.session_id);
             continue;
         }

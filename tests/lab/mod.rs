@@ -16,6 +16,8 @@
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
 //! | [`events`] | a reader of its event stream |
+//! | [`left`] | what may be left of a session or a daemon, and must not |
+//! | [`random`] | chance, with a seed that comes again |
 //! | [`bare`] | an engine with a session's file and without a daemon |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
@@ -29,9 +31,11 @@ pub mod client;
 pub mod daemon;
 pub mod engines;
 pub mod events;
+pub mod left;
 pub mod origin;
 pub mod ports;
 pub mod process;
+pub mod random;
 pub mod relay;
 pub mod scratch;
 pub mod server;

@@ -49,6 +49,11 @@ impl Machine {
         self.exchange(session_id, effects);
     }
 
+    /// Whether the session is being ended: nothing is found out about it any more, and nothing planned.
+    fn is_ending(&self) -> bool {
+        matches!(self.transition, Some(Transition::Disconnect { .. }))
+    }
+
     fn exchange(&mut self, session_id: SessionId, effects: &mut Vec<Effect>) {
         self.health.exchange_at = None;
         self.health.running = true;
@@ -79,7 +84,9 @@ impl Machine {
         }
         match call {
             Some(call) => effects.push(self.answer_status(call)),
-            None if self.session_id() == Some(session_id) => self.judge_traffic(session_id, traffic, now, effects),
+            None if self.session_id() == Some(session_id) && !self.is_ending() => {
+                self.judge_traffic(session_id, traffic, now, effects);
+            }
             None => {}
         }
     }
@@ -119,7 +126,7 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         let (threshold, online) = (self.rules.failure_threshold, self.online);
-        if self.session_id() != Some(session_id) {
+        if self.session_id() != Some(session_id) || self.is_ending() {
             return;
         }
         self.health.running = false;
@@ -186,11 +193,7 @@ impl Machine {
 
     pub(super) fn look_again(&mut self, now: Now, effects: &mut Vec<Effect>) {
         match self.session_id() {
-            Some(session_id)
-                if !self.health.running && !matches!(self.transition, Some(Transition::Disconnect { .. })) =>
-            {
-                self.exchange(session_id, effects);
-            }
+            Some(session_id) if !self.health.running && !self.is_ending() => self.exchange(session_id, effects),
             None if self.status.state == State::Failed && self.transition.is_none() && !self.shutting_down => {
                 self.again_at = None;
                 self.start_again(now, effects);

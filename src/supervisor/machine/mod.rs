@@ -123,8 +123,10 @@ pub enum Effect {
     Watch(SessionId),
     /// Let a replaced engine finish its connections for so long, then end it.
     Drain(SessionId, Duration, Reason),
-    /// End a session's engine, and those that drain.
+    /// End a session's engine.
     Stop(SessionId, Reason),
+    /// End the engines that drain.
+    EndDrains,
     /// A session's engine is dead or lost: end what is left of it and write it down.
     Discard(SessionId, Reason, String),
     /// Hold new connections until an engine is there.
@@ -324,6 +326,8 @@ impl Machine {
             Input::EngineExited(session_id, detail) => {
                 self.session_lost(session_id, Reason::EngineExited, detail, now, effects_of);
             }
+            // In the middle of a hand-over the old engine leaves its ports as it is told to.
+            Input::PortLost(..) if self.started.is_some() => {}
             Input::PortLost(session_id, detail) => {
                 self.session_lost(session_id, Reason::PortLost, detail, now, effects_of);
             }
@@ -436,14 +440,18 @@ impl Machine {
                     effects,
                 );
                 // Who asked is told and decides; what the daemon began by itself is still wanted.
-                if call.is_some() && before == State::Failed && self.lost.is_some() {
-                    self.fail(failed.reason, now, effects);
-                } else if call.is_some() {
-                    effects.push(Effect::ClosePublic);
-                    self.enter(State::Disconnected, failed.reason, now, effects);
-                } else {
+                if call.is_none() {
                     self.lost = Some(config_id);
                     self.fail(failed.reason, now, effects);
+                } else if let Some(lost) = self.lost {
+                    // A session was to be brought back before, and still is.
+                    match before {
+                        State::Failed => self.fail(failed.reason, now, effects),
+                        _ => self.again(lost, failed.reason, now, effects),
+                    }
+                } else {
+                    effects.push(Effect::ClosePublic);
+                    self.enter(State::Disconnected, failed.reason, now, effects);
                 }
                 effects.extend(call.map(|call| Effect::Answer(call, Err(failed.failure))));
             }
@@ -501,7 +509,7 @@ impl Machine {
         if self.status.state != State::Disconnecting {
             self.enter(State::Disconnecting, reason, now, effects);
         }
-        effects.push(Effect::ClosePublic);
+        effects.extend([Effect::ClosePublic, Effect::EndDrains]);
         effects.extend(left.iter().map(|session_id| Effect::Stop(*session_id, reason)));
         let done = left.is_empty();
         self.transition = Some(Transition::Disconnect { left, first: active.or(other), calls });

@@ -378,3 +378,61 @@ fn shutdown_answers_first_then_ends_the_session() {
     assert!(!effects.contains(&Effect::ForgetWanted), "what was wanted is wanted after a reboot");
     assert!(machine.step(Input::StopEnded(SessionId(1)), at(2)).contains(&Effect::Exit));
 }
+
+#[test]
+fn a_check_that_ends_during_a_disconnect_plans_nothing() {
+    let mut machine = connected();
+    machine.step(Input::Resumed, at(10));
+    ask(&mut machine, Command::RuntimeDisconnect {}, at(11));
+    for input in [
+        Input::ExchangeEnded(SessionId(1), Err("the engine is gone".into())),
+        Input::TrafficRead(None, SessionId(1), None),
+        Input::Network { online: true },
+    ] {
+        assert_eq!(machine.step(input, at(12)), []);
+    }
+    machine.step(Input::StopEnded(SessionId(1)), at(13));
+    assert_eq!(machine.deadline(), None, "a deadline that nothing handles comes again and again");
+}
+
+#[test]
+fn an_engine_that_leaves_its_ports_in_a_hand_over_has_lost_nothing() {
+    let lost = || Input::PortLost(SessionId(1), "the engine does not listen any more".into());
+    let mut machine = connected();
+    let replace = Command::RuntimeReplace { trigger: Trigger::Manual, candidate_id: Some(ConfigId(2)) };
+    ask(&mut machine, replace, at(1));
+    machine.step(Input::Started(Ok(session(2, 2))), at(2));
+    assert_eq!(machine.step(lost(), at(3)), []);
+    machine.step(Input::WentPublic(Ok(())), at(4));
+    assert_eq!(machine.step(lost(), at(5)), [], "it is the old one's");
+    assert_eq!(machine.status().session.as_ref().unwrap().session_id, SessionId(2));
+    let effects = machine.step(Input::PortLost(SessionId(2), "gone".into()), at(6));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Discard(SessionId(2), Reason::PortLost, _))));
+}
+
+#[test]
+fn a_connect_that_fails_does_not_end_a_recovery() {
+    let mut machine = connected();
+    machine.rules.health_trigger = false;
+    machine.starts = [at(0).boot].into();
+    die(&mut machine, 1, at(1));
+    assert_eq!(machine.status().state, State::Recovering);
+    ask(&mut machine, Command::RuntimeConnect { config_id: ConfigId(2) }, at(2));
+    let effects = machine.step(Input::Started(Err(failure(None))), at(3));
+    assert!(matches!(answer(&effects), Some(Err(_))));
+    assert!(!effects.contains(&Effect::ClosePublic), "{effects:?}");
+    assert_eq!(machine.status().state, State::Recovering);
+    let effects = machine.step(Input::Tick, at(10_000));
+    assert_eq!(starts(&effects), Some((ConfigId(1), false)), "what was lost comes back");
+}
+
+#[test]
+fn a_disconnect_ends_what_drains_also_without_a_session() {
+    let mut machine = connected();
+    machine.rules.health_trigger = false;
+    machine.starts = (0..5).map(|_| at(0).boot).collect();
+    die(&mut machine, 1, at(1));
+    assert_eq!(machine.status().state, State::Failed);
+    let effects = ask(&mut machine, Command::RuntimeDisconnect {}, at(2));
+    assert!(effects.contains(&Effect::EndDrains), "{effects:?}");
+}
