@@ -26,6 +26,8 @@ pub(super) struct HealthPlan {
     last_exchange: Duration,
     /// The counters at the last look.
     traffic: Option<Traffic>,
+    /// The next reading is only one to compare with.
+    baseline: bool,
     /// A dead node makes no rotation before this.
     rotate_after: Duration,
     /// The cooldown that keeps a dead node's session is written down.
@@ -93,6 +95,9 @@ impl Machine {
             return;
         }
         let before = std::mem::replace(&mut self.health.traffic, traffic);
+        if std::mem::take(&mut self.health.baseline) {
+            return;
+        }
         let idle_for = now.boot.saturating_sub(self.health.last_exchange);
         let due = match (before, traffic) {
             (Some(before), Some(traffic)) if traffic.downlink_bytes > before.downlink_bytes => false,
@@ -139,6 +144,9 @@ impl Machine {
                 health.consecutive_failures = 0;
                 self.health.cooldown_told = false;
                 self.health.rotate_after = Duration::ZERO;
+                // From here on bytes are the user's: what they send right now and never see answered must count.
+                self.health.baseline = true;
+                effects.push(Effect::ReadTraffic(None, session_id));
                 None
             }
             Err(detail) => {
