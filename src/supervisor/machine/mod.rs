@@ -116,8 +116,8 @@ pub enum Effect {
     },
     /// Tell when a session's engine ends.
     Watch(SessionId),
-    /// Let a replaced engine finish its connections for so long, then end it.
-    Drain(SessionId, Duration, Reason),
+    /// Let a replaced engine finish its connections for so long, then end it. With a fault it was replaced for that.
+    Drain(SessionId, Duration, Reason, Option<String>),
     /// End a session's engine, and those that drain.
     Stop(SessionId, Reason),
     /// A session's engine is dead or lost: end what is left of it and write it down.
