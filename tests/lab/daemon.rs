@@ -255,6 +255,16 @@ impl Daemon {
         });
     }
 
+    /// Waits for the end of the daemon that [`Daemon::run`] started, after asking it to.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn wait(&mut self) {
+        if let Some(guard) = &mut self.foreground {
+            guard.wait();
+        }
+    }
+
     /// What the daemon logged: as a child, or in the background.
     pub fn log(&self) -> String {
         let files = [self.home.path().join("daemon.log"), self.root.join("logs/daemon.log")];
