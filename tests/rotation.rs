@@ -70,7 +70,7 @@ fn verdict(decision: &Value, id: i64) -> Value {
 
 fn planned_rotations_lose_nothing(kind: Kind) {
     let Some(lab) = Lab::start(kind) else { return };
-    let nodes = ["vless-tcp-none", "vmess-tcp-none"].map(|name| lab.server.link(name));
+    let nodes = ["vless-tcp-none", "http-tcp-none"].map(|name| lab.server.link(name));
     let Some((daemon, ids)) = lab.daemon_with(kind, &nodes, &[]) else { return };
     connect(&daemon, ids[0]);
     let mut events = daemon.events();
