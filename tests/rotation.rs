@@ -70,6 +70,7 @@ fn verdict(decision: &Value, id: i64) -> Value {
 
 fn planned_rotations_lose_nothing(kind: Kind) {
     let Some(lab) = Lab::start(kind) else { return };
+    // Not VMess: V2Ray 4.34 lets about one such connection in a thousand hang under this load, rotation or not.
     let nodes = ["vless-tcp-none", "http-tcp-none"].map(|name| lab.server.link(name));
     let Some((daemon, ids)) = lab.daemon_with(kind, &nodes, &[]) else { return };
     connect(&daemon, ids[0]);
