@@ -10,13 +10,10 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lab::client::{self, Kept, Proxy};
-use lab::origin::{DRIP_BYTES, bytes};
+use lab::client::{self, Proxy};
+use lab::load::{CALLERS, Downloads, Ended, Load};
 use lab::process::Guard;
 use lab::scratch::Scratch;
 use lab::server::run_engine;
@@ -29,14 +26,8 @@ use xrat::engine::{Engine, SessionFiles, parse_version, ready, session_config};
 use xrat::event::SessionId;
 use xrat::gate::{Behind, Gate, Member, settle};
 
-/// What a short exchange fetches.
-const SHORT: usize = 2000;
-/// Threads that open one connection after the other, half of them through SOCKS, half through HTTP.
-const CALLERS: usize = 4;
 /// Long downloads, half and half as well.
 const DOWNLOADS: usize = 8;
-/// Exchanges between two hand-overs: without them the load would be over before it began.
-const BETWEEN: usize = 40;
 
 /// A session's engine, with its sockets in a directory of its own.
 struct Running {
@@ -114,6 +105,11 @@ impl Stage {
     fn proxies(&self) -> [Proxy; 2] {
         let at = |inbound: &PublicInbound| SocketAddr::from(([127, 0, 0, 1], inbound.port.get()));
         [Proxy::Socks(at(&self.inbounds[0]), None), Proxy::Http(at(&self.inbounds[1]), None)]
+    }
+
+    /// Load with so many downloads.
+    fn load(&self, downloads: usize) -> Load {
+        Load::start(&self.lab.origin, &self.proxies(), Downloads::Endless(downloads))
     }
 
     /// Starts an engine and waits until it is ready; it has no public inbound.
@@ -213,95 +209,14 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Programs that use the proxies: many short exchanges, each on a connection of its own, and long downloads.
-struct Load {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-    failed: Arc<Mutex<Vec<(Instant, String)>>>,
-    threads: Vec<JoinHandle<()>>,
-    started: Instant,
+/// Waits for some more exchanges.
+async fn more(load: &Load) {
+    until("the load goes on", load.goes_on()).await;
 }
 
-impl Load {
-    fn start(stage: &Stage, downloads: usize) -> Self {
-        let mut load = Self {
-            stop: Arc::default(),
-            done: Arc::default(),
-            failed: Arc::default(),
-            threads: Vec::new(),
-            started: Instant::now(),
-        };
-        let proxies = stage.proxies();
-        let wanted = Arc::new(bytes(SHORT));
-        for number in 0..CALLERS {
-            let url = stage.lab.origin.url(&format!("/bytes/{SHORT}"));
-            let (proxy, wanted) = (proxies[number % 2].clone(), Arc::clone(&wanted));
-            load.spawn(move |_, done| {
-                let answer = client::get(&proxy, &url, None).map_err(|error| format!("{proxy:?}: {error}"))?;
-                if answer.body != *wanted {
-                    return Err(format!("{proxy:?}: status {}, {} bytes", answer.status, answer.body.len()));
-                }
-                done.fetch_add(1, Ordering::SeqCst);
-                Ok(())
-            });
-        }
-        for number in 0..downloads {
-            let url = stage.lab.origin.url("/drip");
-            let proxy = proxies[number % 2].clone();
-            load.spawn(move |stop, _| {
-                let told = |error| format!("download over {proxy:?}: {error}");
-                let mut download = Kept::open(&proxy, &url, None).map_err(told)?;
-                download.request("/drip", "close").map_err(told)?;
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.extend(download.exactly(1).map_err(told)?);
-                }
-                while !stop.load(Ordering::SeqCst) {
-                    let piece = download.exactly(DRIP_BYTES).map_err(told)?;
-                    if piece.iter().any(|byte| *byte != b'.') {
-                        return Err(format!("download over {proxy:?}: other bytes"));
-                    }
-                }
-                Ok(())
-            });
-        }
-        load
-    }
-
-    /// Repeats `act` on a thread of its own.
-    fn spawn(&mut self, act: impl Fn(&AtomicBool, &AtomicUsize) -> Result<(), String> + Send + 'static) {
-        let (stop, done, failed) = (Arc::clone(&self.stop), Arc::clone(&self.done), Arc::clone(&self.failed));
-        self.threads.push(std::thread::spawn(move || {
-            while !stop.load(Ordering::SeqCst) {
-                let started = Instant::now();
-                if let Err(error) = act(&stop, &done) {
-                    failed.lock().unwrap().push((started, error));
-                }
-            }
-        }));
-    }
-
-    fn done(&self) -> usize {
-        self.done.load(Ordering::SeqCst)
-    }
-
-    /// Waits for some more exchanges.
-    async fn more(&self) {
-        let before = self.done();
-        until("the load goes on", || self.done() >= before + BETWEEN || !self.failed.lock().unwrap().is_empty()).await;
-    }
-
-    /// Ends it, and gives the exchanges done, their rate, and what failed with the time it began.
-    async fn finish(mut self) -> (usize, f64, Vec<(Instant, String)>) {
-        let (done, seconds) = (self.done(), self.started.elapsed().as_secs_f64());
-        self.stop.store(true, Ordering::SeqCst);
-        // The gates must go on serving until the last of them is done.
-        for thread in std::mem::take(&mut self.threads) {
-            smol::unblock(move || thread.join().unwrap()).await;
-        }
-        let failed = std::mem::take(&mut *self.failed.lock().unwrap());
-        (done, done as f64 / seconds, failed)
-    }
+/// Ends the load while the gates go on serving the last of it.
+async fn finish(load: Load) -> Ended {
+    smol::unblock(move || load.finish()).await
 }
 
 fn hand_overs_lose_nothing(kind: Kind) {
@@ -309,20 +224,20 @@ fn hand_overs_lose_nothing(kind: Kind) {
         let gates = stage.bind();
         let (mut serving, mut next) = (stage.engine(1).await, stage.engine(2).await);
         gates.enter(&serving).await;
-        let load = Load::start(stage, DOWNLOADS);
-        load.more().await;
+        let load = stage.load(DOWNLOADS);
+        more(&load).await;
         let count = rounds(20, 200);
         for _ in 0..count {
             gates.enter(&next).await;
             gates.leave(&serving).await;
             std::mem::swap(&mut serving, &mut next);
-            load.more().await;
+            more(&load).await;
         }
         // What began before the first is still there, at the engine that has no public inbound now.
         let addresses = stage.addresses();
         let kept = [&serving, &next].map(|engine| established(engine.pid(), &addresses));
         let strays = gates.sum(|gate| gate.counts().accepted);
-        let (done, rate, failed) = load.finish().await;
+        let Ended { done, rate, failed } = finish(load).await;
         println!(
             "{}: {count} hand-overs, {done} connections ({rate:.0}/s), {strays} relayed by the gate, {} failed",
             kind.name(),
@@ -354,8 +269,8 @@ fn an_engine_dies(kind: Kind) {
 
         // Under load: nothing that begins after the death is known is lost. What was open, and what queues at a
         // listener that is not closed yet, is cut: nothing can save it.
-        let load = Load::start(stage, 0);
-        load.more().await;
+        let load = stage.load(0);
+        more(&load).await;
         let dead = first.kill().await;
         gates.set_behind(&Behind::Hold);
         gates.gates.iter().for_each(|gate| gate.left(dead).unwrap());
@@ -366,8 +281,8 @@ fn an_engine_dies(kind: Kind) {
         let served = load.done();
         until("held connections are served", || load.done() > served).await;
         let down = known.elapsed();
-        load.more().await;
-        let (done, rate, failed) = load.finish().await;
+        more(&load).await;
+        let Ended { done, rate, failed } = finish(load).await;
         let (late, cut): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(began, _)| *began >= known);
         println!(
             "{}: killed under load, {done} connections ({rate:.0}/s), {} cut, served again after {} ms, {} failed",
@@ -428,8 +343,8 @@ fn a_daemon_dies(kind: Kind) {
         let gates = stage.bind();
         let mut serving = stage.engine(1).await;
         gates.enter(&serving).await;
-        let load = Load::start(stage, 2);
-        load.more().await;
+        let load = stage.load(2);
+        more(&load).await;
         let mut next = stage.engine(2).await;
         let (mut strays, mut found) = (0, Vec::new());
         let mut first = Some(gates);
@@ -440,31 +355,31 @@ fn a_daemon_dies(kind: Kind) {
                 Some(gates) => gates,
                 None => stage.adopt(&[&serving, &next], &serving).await,
             };
-            load.more().await;
+            more(&load).await;
             gates.enter(&next).await;
-            load.more().await;
+            more(&load).await;
             strays += gates.sum(|gate| gate.counts().accepted);
             drop(gates);
-            load.more().await;
+            more(&load).await;
             // The one after it finds two and finishes.
             let gates = stage.adopt(&[&serving, &next], &next).await;
             found.push(gates.gates[0].group().members().to_vec());
             let before = gates.sum(|gate| gate.counts().accepted);
-            load.more().await;
+            more(&load).await;
             gates.leave(&serving).await;
-            load.more().await;
+            more(&load).await;
             strays += gates.sum(|gate| gate.counts().accepted) - before;
             // Steering is right: the gate itself gets nothing now.
             let quiet = gates.sum(|gate| gate.counts().accepted);
-            load.more().await;
+            more(&load).await;
             assert_eq!(gates.sum(|gate| gate.counts().accepted), quiet, "{:?}", gates.gates[0].group());
             drop(gates);
-            load.more().await;
+            more(&load).await;
             std::mem::swap(&mut serving, &mut next);
         }
         assert_eq!(found[0][..2], [2, 1].map(|id| Member::Engine(SessionId(id))), "the last took the gate's place");
         assert_eq!(found[1][..2], [2, 1].map(|id| Member::Engine(SessionId(id))), "the gate was last itself");
-        let (done, rate, failed) = load.finish().await;
+        let Ended { done, rate, failed } = finish(load).await;
         println!(
             "{}: daemons died, {done} connections ({rate:.0}/s), {strays} strays, {} failed",
             kind.name(),

@@ -19,12 +19,13 @@ pub(super) const MAX_DRAINS: usize = 3;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Lets a replaced engine finish, for at most `limit`; when the other end of `cut` is dropped it ends at once. Returns how
-/// many connections were cut. Must be driven to its end.
+/// many connections were cut. A `fault` is why it was replaced. Must be driven to its end.
 pub(super) async fn drain(
     context: Rc<Context>,
     session_id: SessionId,
     limit: Duration,
     reason: Reason,
+    fault: Option<String>,
     cut: oneshot::Receiver<()>,
 ) -> u32 {
     let Some(running) = context.engine(session_id) else { return 0 };
@@ -61,6 +62,9 @@ pub(super) async fn drain(
     tracing::info!(%session_id, %reason, cut_connections, "replaced engine {exit}");
     context.sweep(session_id);
     let at = Utc::now();
-    context.write(move |store| store.session_stopped(session_id, reason, at));
+    context.write(move |store| match fault {
+        Some(fault) => store.session_failed(session_id, Reason::ExchangeFailed, &fault, at),
+        None => store.session_stopped(session_id, reason, at),
+    });
     u32::try_from(cut_connections).unwrap_or(u32::MAX)
 }

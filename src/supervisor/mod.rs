@@ -221,7 +221,7 @@ impl Supervisor {
         };
         for session_id in left.draining {
             let limit = Duration::from_secs(supervisor.context.settings().runtime.drain_secs);
-            supervisor.drain(session_id, limit, Reason::Adopted);
+            supervisor.drain(session_id, limit, Reason::Adopted, None);
         }
         let effects = supervisor.machine.begin(wanted, now());
         supervisor.carry_out(effects);
@@ -391,7 +391,7 @@ impl Supervisor {
                 self.task(public::go_public(context, session_id, old).map(Input::WentPublic));
             }
             Effect::Watch(session_id) => self.watch(session_id),
-            Effect::Drain(session_id, limit, reason) => self.drain(session_id, limit, reason),
+            Effect::Drain(session_id, limit, reason, fault) => self.drain(session_id, limit, reason, fault),
             Effect::Stop(session_id, reason) => {
                 let stopped = disconnect::stop(context, session_id, reason);
                 self.task(stopped.map(move |()| Input::StopEnded(session_id)));
@@ -456,7 +456,7 @@ impl Supervisor {
     }
 
     /// Lets a replaced engine finish; of too many the oldest ends at once.
-    fn drain(&mut self, session_id: SessionId, limit: Duration, reason: Reason) {
+    fn drain(&mut self, session_id: SessionId, limit: Duration, reason: Reason, fault: Option<String>) {
         let (cut, cut_now) = oneshot::channel();
         self.drains.retain(|(_, cut)| !cut.is_canceled());
         self.drains.push_back((session_id, cut));
@@ -465,7 +465,7 @@ impl Supervisor {
         }
         let (hub, context) = (self.hub.clone(), Rc::clone(&self.context));
         let drained = async move {
-            let cut_connections = drain::drain(context, session_id, limit, reason, cut_now).await;
+            let cut_connections = drain::drain(context, session_id, limit, reason, fault, cut_now).await;
             hub.emit(Event::Drained { session_id, cut_connections }, Utc::now());
             None
         };

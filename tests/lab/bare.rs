@@ -4,16 +4,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use xrat::engine::{Engine, SessionFiles, parse_version, private, session_config};
 
 use super::daemon::Daemon;
 use super::engines::Kind;
-use super::process::OWNER_VARIABLE;
+use super::process::{OWNER_VARIABLE, signal_pid};
 use super::scratch::Scratch;
 use super::server::LabLink;
 use super::timing::{self, Pairs};
-use super::{Lab, PATIENCE};
+use super::{Lab, PATIENCE, client, wait_until};
 
 /// Between two looks whether the engine is ready.
 const LOOK: Duration = Duration::from_millis(1);
@@ -101,6 +102,34 @@ pub fn connect_and_floor(kind: Kind, count: usize) -> Option<Pairs> {
             let took = timing::time(|| ask(&daemon, &connect));
             ask(&daemon, &json!({"type": "RuntimeDisconnect"}));
             took
+        },
+    ))
+}
+
+/// From the kill of a session's engine to the first request that is served, in turn with the bare start of the same
+/// engine with the same file; `None` (after saying so) without that engine.
+pub fn recovery_and_floor(kind: Kind, count: usize) -> Option<Pairs> {
+    let lab = Lab::start(kind)?;
+    let mut daemon = lab.daemon(kind, &[])?;
+    let link = lab.server.link("vless-tcp-none");
+    let bare = Bare::new(kind, &super::engine(kind.name())?, &link);
+    let id = daemon.import(&[link])[0];
+    let url = lab.origin.url("/page");
+    Some(Pairs::measure(
+        count,
+        || bare.start(),
+        || {
+            // Many deaths in a short time would be waited after: each has a daemon of its own.
+            ask(&daemon, &json!({"type": "DaemonShutdown"}));
+            daemon.wait();
+            daemon.run();
+            daemon.xrat(&["connect", &id.to_string()]).ok();
+            let pid = u32::try_from(daemon.status()["session"]["pid"].as_u64().unwrap()).unwrap();
+            timing::time(|| {
+                signal_pid(pid, Signal::KILL);
+                // What the dying engine has still taken is lost with it.
+                wait_until("a request is served", || client::http_get_via_socks(daemon.socks(), &url).is_ok());
+            })
         },
     ))
 }

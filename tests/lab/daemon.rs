@@ -151,6 +151,11 @@ impl Daemon {
         Proxy::Socks(self.socks(), None)
     }
 
+    /// Both public addresses, SOCKS first.
+    pub fn proxies(&self) -> [Proxy; 2] {
+        [self.proxy(), Proxy::Http(self.http(), None)]
+    }
+
     /// Runs `xrat --root ROOT ARGUMENTS` to its end.
     ///
     /// # Panics
@@ -250,6 +255,16 @@ impl Daemon {
         });
     }
 
+    /// Waits for the end of the daemon that [`Daemon::run`] started, after asking it to.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn wait(&mut self) {
+        if let Some(guard) = &mut self.foreground {
+            guard.wait();
+        }
+    }
+
     /// What the daemon logged: as a child, or in the background.
     pub fn log(&self) -> String {
         let files = [self.home.path().join("daemon.log"), self.root.join("logs/daemon.log")];
@@ -272,6 +287,15 @@ impl Daemon {
     pub fn request(&self, request: &Value) -> std::io::Result<Value> {
         let envelope = json!({"protocol_version": 1, "request": request});
         ask(&self.socket(), envelope.to_string().as_bytes())
+    }
+
+    /// Asks for one thing by its type and payload, and gives the envelope that comes back.
+    ///
+    /// # Panics
+    /// When the daemon does not answer.
+    #[track_caller]
+    pub fn ask(&self, kind: &str, payload: Value) -> Value {
+        self.request(&json!({"type": kind, "payload": payload})).expect("the daemon answers")
     }
 
     /// Writes bytes to the socket, half-closes it if wanted, and gives all that comes back.

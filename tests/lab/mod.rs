@@ -18,6 +18,7 @@
 //! | [`events`] | a reader of its event stream |
 //! | [`left`] | what may be left of a session or a daemon, and must not |
 //! | [`random`] | chance, with a seed that comes again |
+//! | [`load`] | programs that use the proxies all the time |
 //! | [`bare`] | an engine with a session's file and without a daemon |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
@@ -32,6 +33,7 @@ pub mod daemon;
 pub mod engines;
 pub mod events;
 pub mod left;
+pub mod load;
 pub mod origin;
 pub mod ports;
 pub mod process;
@@ -113,6 +115,33 @@ impl Lab {
         daemon.trust(authority);
         daemon.run();
         Some(daemon)
+    }
+}
+
+impl Lab {
+    /// A running daemon with these nodes imported, and their ids. Its sessions and candidates are proven with the
+    /// origin; `settings` as for [`Daemon::new`]. `None` (after saying so) without that engine.
+    pub fn daemon_with(
+        &self,
+        client: Kind,
+        nodes: &[server::LabLink],
+        settings: &[&str],
+    ) -> Option<(Daemon, Vec<i64>)> {
+        let url = format!("testing.url = {:?}", self.origin.url("/generate_204"));
+        let daemon = self.daemon(client, &[&[url.as_str()], settings].concat())?;
+        let ids = daemon.import(nodes);
+        Some((daemon, ids))
+    }
+
+    /// A node of another name, with a line of its own to the server.
+    pub fn node(&self, name: &str) -> (Relay, server::LabLink) {
+        let kind = "http-tcp-none";
+        let relay = Relay::start(([127, 0, 0, 1], self.server.port_of(kind)).into());
+        let mut node = self.server.link_through(kind, relay.port());
+        // This one takes anyone, and who asks under another name is another config to xrat.
+        node.link = format!("http://{name}:x@127.0.0.1:{}#{name}", relay.port());
+        name.clone_into(&mut node.name);
+        (relay, node)
     }
 }
 

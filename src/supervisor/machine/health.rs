@@ -26,6 +26,10 @@ pub(super) struct HealthPlan {
     last_exchange: Duration,
     /// The counters at the last look.
     traffic: Option<Traffic>,
+    /// The next reading is only one to compare with.
+    baseline: bool,
+    /// What failed, while the health is `failed`.
+    pub(super) fault: Option<String>,
     /// A dead node makes no rotation before this.
     rotate_after: Duration,
     /// The cooldown that keeps a dead node's session is written down.
@@ -100,6 +104,9 @@ impl Machine {
             return;
         }
         let before = std::mem::replace(&mut self.health.traffic, traffic);
+        if std::mem::take(&mut self.health.baseline) {
+            return;
+        }
         let idle_for = now.boot.saturating_sub(self.health.last_exchange);
         let due = match (before, traffic) {
             (Some(before), Some(traffic)) if traffic.downlink_bytes > before.downlink_bytes => false,
@@ -146,6 +153,10 @@ impl Machine {
                 health.consecutive_failures = 0;
                 self.health.cooldown_told = false;
                 self.health.rotate_after = Duration::ZERO;
+                self.health.fault = None;
+                // From here on bytes are the user's: what they send right now and never see answered must count.
+                self.health.baseline = true;
+                effects.push(Effect::ReadTraffic(None, session_id));
                 None
             }
             Err(detail) => {
@@ -154,6 +165,7 @@ impl Machine {
                 health.status = if failed { Health::Failed } else { Health::Degraded };
                 let after = if failed { self.rules.health_interval } else { REPEAT };
                 self.health.exchange_at = Some(now.boot + after);
+                self.health.fault = failed.then(|| format!("the node does not answer: {detail}"));
                 Some(detail)
             }
         };

@@ -121,8 +121,8 @@ pub enum Effect {
     },
     /// Tell when a session's engine ends.
     Watch(SessionId),
-    /// Let a replaced engine finish its connections for so long, then end it.
-    Drain(SessionId, Duration, Reason),
+    /// Let a replaced engine finish its connections for so long, then end it. With a fault it was replaced for that.
+    Drain(SessionId, Duration, Reason, Option<String>),
     /// End a session's engine.
     Stop(SessionId, Reason),
     /// End the engines that drain.
@@ -378,6 +378,10 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         self.again_at = None;
+        if call.is_some() {
+            // What was before the user's own word does not count against what comes of it.
+            self.starts.clear();
+        }
         self.transition = Some(Transition::Connect { config_id, call, before: self.status.state });
         self.enter(State::Connecting, reason, now, effects);
         effects.push(Effect::Start { config_id, reason, prove: false, within: START_BUDGET });

@@ -49,6 +49,9 @@ impl Machine {
             // What was to replace it is on its way; it is only needed more.
             Some(Transition::Rotate(rotation)) => {
                 rotation.alive = false;
+                if rotation.trigger == Trigger::Health {
+                    rotation.cause = self.status.last_failure.as_ref().map(|failure| failure.detail.clone());
+                }
                 effects.push(Effect::Hold);
                 if !self.cancelled {
                     self.enter(State::Recovering, reason, now, effects);

@@ -30,6 +30,8 @@ pub(super) struct Rotation {
     pub(super) alive: bool,
     began: Duration,
     old: Option<ConfigId>,
+    /// How the engine ended that is to be replaced, if it has.
+    pub(super) cause: Option<String>,
     /// Why the state before was what it was; it comes back if the session stays.
     before: Reason,
     /// Still to be tried, the best first.
@@ -135,6 +137,7 @@ impl Machine {
             alive,
             began: now.boot,
             old,
+            cause: self.cause(trigger),
             before: self.status.reason,
             queue: only.into_iter().collect(),
             trying: None,
@@ -315,8 +318,14 @@ impl Machine {
         let old_session_id = old.as_ref().map(|session| session.session_id);
         if let Some(old_session_id) = old_session_id {
             // A dead node carries nothing: what hangs on it had better break now.
-            let limit = if trigger == Trigger::Health { Duration::ZERO } else { self.rules.drain };
-            effects.push(Effect::Drain(old_session_id, limit, reason));
+            let dead = trigger == Trigger::Health;
+            let limit = if dead { Duration::ZERO } else { self.rules.drain };
+            let fault = self.health.fault.take().filter(|_| dead);
+            if let (Some(fault), Some(old_config_id)) = (&fault, old_config_id) {
+                let (id, reason) = (Some(old_session_id), Reason::ExchangeFailed);
+                self.note_failure(old_config_id, id, reason, fault.clone(), now, effects);
+            }
+            effects.push(Effect::Drain(old_session_id, limit, reason, fault));
         }
         self.enter(State::Connected, reason, now, effects);
         let new_config_id = session.config_id;
@@ -373,6 +382,7 @@ impl Machine {
             alive: self.status.session.is_some(),
             began: now.boot,
             old: self.status.session.as_ref().map(|session| session.config_id).or(self.lost),
+            cause: self.cause(trigger),
             before: self.status.reason,
             queue: VecDeque::new(),
             trying: None,
@@ -383,6 +393,15 @@ impl Machine {
         };
         let decision = self.decide(rotation, outcome, why, None, now, effects);
         effects.push(Effect::Emit(Event::RotationDecided { decision: Box::new(decision) }));
+    }
+
+    /// What made the session leave its node, for the decision's reason: a person asks for it later than the next fault.
+    fn cause(&self, trigger: Trigger) -> Option<String> {
+        match &self.status.session {
+            _ if trigger != Trigger::Health => None,
+            Some(_) => self.health.fault.clone(),
+            None => self.status.last_failure.as_ref().map(|failure| failure.detail.clone()),
+        }
     }
 
     fn decide(
@@ -402,7 +421,10 @@ impl Machine {
             at: now.wall,
             trigger: rotation.trigger,
             outcome,
-            reason,
+            reason: match &rotation.cause {
+                Some(cause) => format!("{cause}; {reason}"),
+                None => reason,
+            },
             old_config_id: rotation.old,
             new_config_id,
             took_ms: millis(now.boot.saturating_sub(rotation.began)),

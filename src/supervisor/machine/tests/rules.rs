@@ -247,7 +247,7 @@ fn a_replace_drains_the_old_engine_and_only_an_automatic_one_begins_a_cooldown()
     let effects = machine.step(Input::Started(Ok(session(2, 2))), at(1100));
     assert!(effects.contains(&Effect::GoPublic { session_id: SessionId(2), old: Some(SessionId(1)) }));
     let effects = machine.step(Input::WentPublic(Ok(())), at(1150));
-    assert!(effects.contains(&Effect::Drain(SessionId(1), Duration::from_secs(3600), Reason::ManualRotation)));
+    assert!(effects.contains(&Effect::Drain(SessionId(1), Duration::from_secs(3600), Reason::ManualRotation, None)));
     assert!(matches!(answer(&effects), Some(Ok(Outcome::Replaced { .. }))));
     assert!(!machine.cooling(at(1151)));
 }
