@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use async_channel::Sender;
+use async_channel::{Receiver, Sender};
 use smol::LocalExecutor;
 
 use super::public::OpenGate;
@@ -118,4 +118,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// Makes queued changes one after the other until the queue is closed and empty.
+pub(super) async fn write_all(context: Rc<Context>, writes: Receiver<Write>) {
+    while let Ok(change) = writes.recv().await {
+        if let Err(error) = context.store.run(change).await {
+            tracing::error!("a change of the database is lost: {error}");
+        }
+    }
 }

@@ -8,7 +8,9 @@ mod context;
 mod disconnect;
 mod drain;
 mod events;
+mod handle;
 mod health;
+mod kept;
 pub mod machine;
 mod network;
 mod public;
@@ -21,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Receiver;
 use async_io::Timer;
 use async_signal::{Signal, Signals};
 use chrono::Utc;
@@ -33,17 +35,18 @@ use smol::LocalExecutor;
 use uuid::Uuid;
 
 use self::alarm::Alarm;
-use self::context::{Context, Write};
+use self::context::{Context, Write, write_all};
 pub use self::events::{Hub, KEPT, MAX_BEHIND, Subscription};
+use self::handle::Call;
+pub use self::handle::Handle;
 use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
 use self::start::GiveUp;
-use crate::command::{Command, DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
-use crate::config::ConfigId;
-use crate::event::{Event, LastFailure, Reason, SessionId, State, Status};
+use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
+use crate::event::{Event, Reason, SessionId, State, Status};
 use crate::gate::Behind;
 use crate::paths::Paths;
 use crate::settings::Settings;
-use crate::store::{RotationFacts, Shared, Store, StoreError};
+use crate::store::{Shared, Store, StoreError};
 
 /// Requests that wait for the loop; it takes microseconds for each.
 const MAX_CALLS: usize = 256;
@@ -61,17 +64,6 @@ pub enum End {
     Restart,
 }
 
-/// What transports hold: a way to ask the supervisor. Cheap to clone, usable from any thread.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    calls: Sender<Call>,
-}
-
-enum Call {
-    Command(Command, oneshot::Sender<Result<Outcome, Failure>>),
-    Subscribe(Option<(Uuid, u64)>, oneshot::Sender<Subscription>),
-}
-
 /// What woke the loop.
 #[expect(clippy::large_enum_variant, reason = "one at a time is alive, for microseconds")]
 enum Wake {
@@ -81,36 +73,6 @@ enum Wake {
     Network,
     Alarm,
     Housekeeping,
-}
-
-impl Handle {
-    /// Asks, and waits for the answer. Dropping the future cancels nothing: the command runs to its end.
-    ///
-    /// # Errors
-    /// Those of the command; [`Failure::Internal`] when the daemon ends first.
-    pub async fn call(&self, command: Command) -> Result<Outcome, Failure> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Call::Command(command, reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
-    }
-
-    /// Subscribes to events, after `since` (an instance and the last event seen) or from now on.
-    ///
-    /// # Errors
-    /// [`Failure::Internal`] when the daemon is ending.
-    pub async fn subscribe(&self, since: Option<(Uuid, u64)>) -> Result<Subscription, Failure> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Call::Subscribe(since, reply)).await?;
-        answer.await.map_err(|_| gone())
-    }
-
-    async fn send(&self, call: Call) -> Result<(), Failure> {
-        self.calls.send(call).await.map_err(|_| gone())
-    }
-}
-
-fn gone() -> Failure {
-    Failure::Internal("the daemon ended before it could answer".into())
 }
 
 /// Why a supervisor does not begin.
@@ -179,7 +141,7 @@ impl Supervisor {
         });
 
         let left = reconcile::reconcile(&context).await?;
-        let kept = begin_store(&context).await?;
+        let kept = kept::read(&context).await?;
         let wanted = kept.wanted.filter(|_| left.adopted.is_none());
         let (state, reason) = match &left.adopted {
             Some(_) => (State::Connected, Reason::Adopted),
@@ -532,48 +494,4 @@ fn rules(settings: &Settings) -> Rules {
         max_candidates: rotation.max_candidates.try_into().unwrap_or(usize::MAX),
         drain: Duration::from_secs(settings.runtime.drain_secs),
     }
-}
-
-/// Makes queued changes one after the other until the queue is closed and empty.
-async fn write_all(context: Rc<Context>, writes: Receiver<Write>) {
-    while let Ok(change) = writes.recv().await {
-        if let Err(error) = context.store.run(change).await {
-            tracing::error!("a change of the database is lost: {error}");
-        }
-    }
-}
-
-/// What the database says of before.
-struct Kept {
-    last_failure: Option<LastFailure>,
-    wanted: Option<(ConfigId, Reason)>,
-    rotation: RotationFacts,
-    last_decision_id: i64,
-}
-
-/// Reads what the database says of before, and the config that is to be connected now: after a crash within one boot
-/// what was wanted; after a reboot only if the settings say so; after an end that the user asked for, nothing.
-async fn begin_store(context: &Context) -> Result<Kept, StoreError> {
-    let boot_id = context.boot_id.clone();
-    let autoconnect = context.settings().runtime.autoconnect;
-    context
-        .store
-        .run(move |store| {
-            let before = store.begin_daemon(&boot_id)?;
-            let wanted = store.wanted()?.and_then(|config_id| {
-                let same_boot = before.boot_id.as_deref() == Some(boot_id.as_str());
-                match (same_boot, before.clean) {
-                    (true, false) => Some((config_id, Reason::EngineExited)),
-                    (true, true) => None,
-                    (false, _) => autoconnect.then_some((config_id, Reason::Autoconnect)),
-                }
-            });
-            Ok(Kept {
-                last_failure: store.last_failure()?,
-                wanted,
-                rotation: store.rotation()?,
-                last_decision_id: store.last_decision_id()?,
-            })
-        })
-        .await
 }

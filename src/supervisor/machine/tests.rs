@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::*;
-use crate::event::{Address, HealthReport, OwnerKind};
+use crate::command::{Command, Decision};
+use crate::event::{Address, HealthReport, OwnerKind, Traffic};
+use crate::store::CandidateRow;
 
 /// A moment, in milliseconds after the beginning.
 fn at(ms: u64) -> Now {
