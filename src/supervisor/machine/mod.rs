@@ -201,10 +201,6 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         self.again_at = None;
-        if call.is_some() {
-            // What was before the user's own word does not count against what comes of it.
-            self.starts.clear();
-        }
         self.transition = Some(Transition::Connect { config_id, call, before: self.status.state });
         self.enter(State::Connecting, reason, now, effects);
         effects.push(Effect::Start { config_id, reason, prove: false, within: START_BUDGET });
@@ -243,6 +239,8 @@ impl Machine {
         let reason = self.status.reason;
         match self.transition.take() {
             Some(Transition::Connect { call, .. }) => {
+                // What was before the user's own word does not count against what came of it.
+                self.starts.clear();
                 self.enter(State::Connected, reason, now, effects);
                 effects.extend(call.map(|call| Effect::Answer(call, Ok(Outcome::Session(Box::new(session.clone()))))));
             }
@@ -258,14 +256,11 @@ impl Machine {
     fn start_failed(&mut self, failed: StartFailure, now: Now, effects: &mut Vec<Effect>) {
         match self.transition.take() {
             Some(Transition::Connect { config_id, call, before }) => {
-                self.note_failure(
-                    config_id,
-                    failed.session_id,
-                    failed.reason,
-                    failed.failure.to_string(),
-                    now,
-                    effects,
-                );
+                // That there is no such config is no failure of a session.
+                if !matches!(failed.failure, Failure::NotFound(_)) {
+                    let detail = failed.failure.to_string();
+                    self.note_failure(config_id, failed.session_id, failed.reason, detail, now, effects);
+                }
                 // Who asked is told and decides; what the daemon began by itself is still wanted.
                 if call.is_none() {
                     self.lost = Some(config_id);
