@@ -384,3 +384,31 @@ fn a_disconnect_during_a_replace_wins() {
         }
     }
 }
+
+#[test]
+fn while_candidates_are_tested_everything_else_is_answered() {
+    let Some(lab) = Lab::start(Kind::V2ray) else { return };
+    let ((_a, first), (_b, second)) = (lab.node("first"), lab.node("second"));
+    let withheld = format!("testing.url = {:?}", lab.origin.url("/withhold"));
+    let Some(daemon) = lab.daemon(Kind::V2ray, &[&withheld]) else { return };
+    let ids = daemon.import(&[first, second]);
+    connect(&daemon, ids[0]);
+    std::thread::scope(|scope| {
+        let replace = scope.spawn(|| rotate(&daemon, None));
+        lab.origin.wait_for_hits("/withhold", 1);
+        // The candidate's answer comes only after all of these: no clock is needed to see that they do not wait for it.
+        for _ in 0..rounds(200, 1000) {
+            assert_eq!(daemon.ask("DaemonPing", Value::Null)["code"], 200);
+            assert_eq!(daemon.status()["state"], "replacing");
+        }
+        assert_eq!(daemon.ask("RuntimeConnect", json!({"config_id": ids[0]}))["code"], 409);
+        assert_page(&lab, &daemon);
+        lab.origin.release();
+        let moved = replace.join().unwrap();
+        assert_eq!(
+            (&moved["code"], &moved["payload"]["session"]["config_id"]),
+            (&json!(200), &json!(ids[1])),
+            "{moved}"
+        );
+    });
+}
