@@ -103,7 +103,9 @@ impl Root {
 
 /// The program without a root, free of what the one who runs the tests has set.
 pub(crate) fn bare(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xrat"));
+    // `scripts/test` names a copy that its unprivileged user can reach.
+    let program = std::env::var_os("XRAT_TEST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_xrat").into());
+    let mut command = Command::new(program);
     command.args(words);
     for variable in ["XRAT_PATH", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         command.env_remove(variable);
