@@ -1,6 +1,6 @@
 //! The tables `daemon_state` and `engines`: small facts that outlive a process.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Store, StoreError};
 use crate::config::ConfigId;
@@ -41,8 +41,11 @@ impl Store {
     /// When the database cannot be written.
     pub fn begin_daemon(&mut self, boot_id: &str) -> Result<Before, StoreError> {
         let before = Before { boot_id: self.fact(BOOT)?, clean: self.fact(CLEAN)?.is_some() };
-        self.set_fact(BOOT, Some(boot_id))?;
-        self.set_fact(CLEAN, None)?;
+        // In one: after a reboot's new boot id alone, a crash would read as a clean end.
+        let transaction = self.change()?;
+        write(&transaction, BOOT, Some(boot_id))?;
+        write(&transaction, CLEAN, None)?;
+        transaction.commit()?;
         Ok(before)
     }
 
@@ -61,12 +64,7 @@ impl Store {
 
     pub(super) fn set_fact(&mut self, key: &str, value: Option<&str>) -> Result<(), StoreError> {
         let transaction = self.change()?;
-        match value {
-            Some(value) => {
-                transaction.execute("INSERT OR REPLACE INTO daemon_state (key, value) VALUES (?1, ?2)", [key, value])?
-            }
-            None => transaction.execute("DELETE FROM daemon_state WHERE key = ?1", [key])?,
-        };
+        write(&transaction, key, value)?;
         transaction.commit()?;
         Ok(())
     }
@@ -95,6 +93,16 @@ impl Store {
         transaction.commit()?;
         Ok(())
     }
+}
+
+fn write(transaction: &Transaction<'_>, key: &str, value: Option<&str>) -> Result<(), StoreError> {
+    match value {
+        Some(value) => {
+            transaction.execute("INSERT OR REPLACE INTO daemon_state (key, value) VALUES (?1, ?2)", [key, value])?
+        }
+        None => transaction.execute("DELETE FROM daemon_state WHERE key = ?1", [key])?,
+    };
+    Ok(())
 }
 
 fn size_value(size: u64) -> i64 {

@@ -71,9 +71,10 @@ impl Context {
     pub(super) fn without_engine(&self, behind: &Behind) {
         if self.gates.borrow().is_empty() {
             for inbound in public_inbounds(&self.settings()) {
+                let address = inbound.address();
                 match Gate::bind(inbound, behind.clone()) {
                     Ok(gate) => self.add_gate(gate),
-                    Err(error) => tracing::error!("connections are refused until there is a session: {error}"),
+                    Err(error) => tracing::error!("{address} refuses connections until there is a session: {error}"),
                 }
             }
         }
