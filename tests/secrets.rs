@@ -177,8 +177,11 @@ fn nothing_shows(kind: Kind) {
         assert!(!names.iter().any(|name| name.starts_with("session-") && name.ends_with(".json")), "{names:?}");
         // A dead engine's last words are its last row's.
         process::signal_pid(daemon.engine_pids()[0], Signal::TERM);
-        events.until_state("failed");
+        events.until_state("recovering");
+        events.until_state("connected");
         watch.xrat(&daemon, &["status", "--json"]).ok();
+        watch.xrat(&daemon, &["proxy", "why"]).ok();
+        watch.xrat(&daemon, &["history", "--json"]).ok();
         watch.xrat(&daemon, &["disconnect"]).ok();
     }
     // Everything that was ever told, from the first event on.

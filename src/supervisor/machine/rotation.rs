@@ -192,8 +192,7 @@ impl Machine {
             }
             // An engine's death says nothing of its node, and people wait: a test comes first only when it dies again.
             if self.starts.is_empty() {
-                let why =
-                    "the engine has ended and no other config has a fresh good result: the same one again".to_owned();
+                let why = "no other config has a fresh good result: the same one is started again".to_owned();
                 return self.conclude(*rotation, DecisionOutcome::Stayed, why, now, effects);
             }
         }
