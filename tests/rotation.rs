@@ -77,7 +77,7 @@ fn planned_rotations_lose_nothing(kind: Kind) {
     let mut events = daemon.events();
     let load = Load::start(&lab.origin, &daemon.proxies(), DOWNLOADS);
     load.more();
-    let (count, mut drains, mut moved) = (rounds(20, 200), 0, 0);
+    let (count, mut drains, mut moved) = (rounds(20, 1000), 0, 0);
     let mut end_one = |drains: &mut usize| {
         let drained = events.until("a replaced engine ends", |event| event["type"] == "Drained");
         assert_eq!(drained["cut_connections"], 0, "{drained}");
