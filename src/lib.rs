@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands that people type |
 //! | [`daemon`], [`log`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
+//! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
 //! | [`probe`] | whether a node carries traffic, and how fast |
@@ -18,6 +19,7 @@
 //! | [`settings`], [`paths`] | `config.toml`, and where things live |
 //! | [`net`] | one HTTP exchange over any stream |
 
+pub mod bus;
 pub mod cli;
 pub mod command;
 pub mod config;

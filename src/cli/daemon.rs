@@ -16,6 +16,7 @@ use super::client::{accept, ask, ask_for, root};
 use super::error::CliError;
 use super::{Cli, render};
 use crate::command::{Command, DaemonInfo};
+use crate::daemon::Manner;
 use crate::ipc::client::{self, ClientError};
 use crate::paths::Paths;
 
@@ -94,6 +95,10 @@ struct Run {
     /// leave the terminal's session; what 'daemon start' uses
     #[argh(switch)]
     background: bool,
+
+    /// stay off the session D-Bus
+    #[argh(switch)]
+    no_dbus: bool,
 }
 
 impl Daemon {
@@ -121,7 +126,7 @@ impl Daemon {
                 let (info, how) = async_io::block_on(restart(&paths))?;
                 tell(cli, json, &info, how)
             }
-            Action::Run(Run { background }) => Ok(crate::daemon::run(paths, background)?),
+            Action::Run(Run { background, no_dbus }) => Ok(crate::daemon::run(paths, Manner { background, no_dbus })?),
         }
     }
 }
