@@ -132,9 +132,9 @@ async fn serve(
     listener: Option<OwnedFd>,
 ) -> Result<(End, OwnedFd), DaemonError> {
     let path = paths.socket();
-    let (mut supervisor, handle) = Supervisor::begin(paths, settings).await?;
+    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings).await?;
     let instance_id = supervisor.instance_id();
-    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone()));
+    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),

@@ -8,6 +8,7 @@
 //! | [`daemon`], [`log`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
+//! | [`import`] | links from anywhere into the store |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
 //! | [`probe`] | whether a node carries traffic, and how fast |
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod engine;
 pub mod event;
 pub mod gate;
+pub mod import;
 pub mod ipc;
 pub mod link;
 pub mod log;

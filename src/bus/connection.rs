@@ -12,6 +12,7 @@ use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::fdo::{DBusProxy, RequestNameFlags, RequestNameReply};
 
+use super::configs::Configs;
 use super::daemon::Daemon;
 use super::rotation::Rotation;
 use super::runtime::Runtime;
@@ -106,8 +107,11 @@ async fn connect(
     let Some((info, present, seq, events)) = follow::begin(&presence.handle).await else { return Ok(None) };
     let shared = Arc::new(Shared {
         handle: presence.handle.clone(),
+        paths: presence.paths.clone(),
         info,
         view: View::new(present, seq),
+        jobs: presence.jobs.clone(),
+        running: Arc::clone(&presence.running),
         calls: Arc::clone(&presence.calls),
     });
     let building = Builder::session()?
@@ -116,6 +120,7 @@ async fn connect(
         .serve_at(PATH, Daemon(Arc::clone(&shared)))?
         .serve_at(PATH, Runtime(Arc::clone(&shared)))?
         .serve_at(PATH, Rotation(Arc::clone(&shared)))?
+        .serve_at(PATH, Configs(Arc::clone(&shared)))?
         .build();
     let bus = match select(pin!(building), Timer::after(BUS_TIMEOUT)).await {
         Either::Left((bus, _)) => bus?,

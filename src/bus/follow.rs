@@ -7,6 +7,7 @@ use zbus::names::InterfaceName;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::Value;
 
+use super::configs::Configs;
 use super::rotation::{self, Rotation};
 use super::runtime::{self, Runtime};
 use super::view::{Present, Properties, changed};
@@ -145,6 +146,7 @@ async fn tell_event(bus: &Connection, event: &Event) -> zbus::Result<()> {
             let trigger = decision.trigger.as_str();
             Rotation::rotated(&emitter, old, new_config_id.0, trigger, values::decision(decision)).await
         }
+        Event::ConfigsChanged {} => Configs::changed(&emitter).await,
         _ => Ok(()),
     }
 }

@@ -5,10 +5,13 @@
 //! no read waits for anything. [`connection`] is the life of the connection itself: the name, and what happens without
 //! a bus. What each member means is in `docs/dbus.md`; `dbus/*.xml` is the contract.
 
+mod configs;
 mod connection;
 mod daemon;
 mod errors;
 mod follow;
+mod job;
+mod options;
 mod rotation;
 mod runtime;
 mod values;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use async_io::Timer;
 use futures::future::{Either, select};
 use smol::LocalExecutor;
@@ -28,6 +32,7 @@ use self::connection::Connected;
 use self::errors::{Error, guarded};
 use self::view::View;
 use crate::command::{Command, DaemonInfo, Outcome};
+use crate::paths::Paths;
 use crate::supervisor::Handle;
 
 /// The well-known name.
@@ -44,24 +49,45 @@ const DRAIN_POLL: Duration = Duration::from_millis(1);
 /// The daemon's presence on the session bus.
 pub struct Bus {
     handle: Handle,
+    paths: Paths,
     connected: RefCell<Option<Connected>>,
     calls: Arc<AtomicUsize>,
+    jobs: Sender<job::Request>,
+    requests: Receiver<job::Request>,
+    /// Jobs that run.
+    running: Arc<AtomicUsize>,
+    runner: RefCell<Option<smol::Task<()>>>,
 }
 
 impl Bus {
     /// A presence that begins with [`Bus::run`].
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, connected: RefCell::new(None), calls: Arc::default() }
+    pub fn new(handle: Handle, paths: Paths) -> Self {
+        let (jobs, requests) = job::queue();
+        Self {
+            handle,
+            paths,
+            connected: RefCell::new(None),
+            calls: Arc::default(),
+            jobs,
+            requests,
+            running: Arc::default(),
+            runner: RefCell::new(None),
+        }
     }
 
     /// Stays on the bus for ever: connects, serves, and begins again when the bus went away. Without a bus it says so
     /// once. Dropping the future leaves the connection open, see [`Bus::close`].
     pub async fn run(&self, executor: &LocalExecutor<'_>) {
+        *self.runner.borrow_mut() = Some(executor.spawn(job::run_all(self.requests.clone())));
         connection::live(self, executor).await;
     }
 
-    /// Leaves the bus when every call has its answer, after `timeout` at the latest.
+    /// Ends every job, and leaves the bus when every call has its answer, after `timeout` at the latest.
     pub async fn close(&self, timeout: Duration) {
+        let runner = self.runner.take();
+        if let Some(runner) = runner {
+            runner.cancel().await;
+        }
         let Some(connected) = self.connected.take() else { return };
         let answered = async {
             while self.calls.load(Ordering::Relaxed) > 0 {
@@ -76,8 +102,11 @@ impl Bus {
 /// What all interfaces of one connection share.
 struct Shared {
     handle: Handle,
+    paths: Paths,
     info: DaemonInfo,
     view: View,
+    jobs: Sender<job::Request>,
+    running: Arc<AtomicUsize>,
     /// Calls without an answer, for [`Bus::close`].
     calls: Arc<AtomicUsize>,
 }
