@@ -16,6 +16,7 @@
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
 //! | [`events`] | a reader of its event stream |
+//! | [`bus`] | a private session bus, `busctl` and `gdbus` |
 //! | [`bare`] | an engine with a session's file and without a daemon |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
@@ -25,6 +26,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic with a message is the report")]
 
 pub mod bare;
+pub mod bus;
 pub mod client;
 pub mod daemon;
 pub mod engines;
