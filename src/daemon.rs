@@ -20,6 +20,7 @@ use crate::ipc::server::Server;
 use crate::paths::{PathError, Paths};
 use crate::settings::{Settings, SettingsError};
 use crate::supervisor::{BeginError, End, Supervisor};
+use crate::systemd::Manager;
 
 /// Answers that are being written when the daemon ends have so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -134,6 +135,7 @@ async fn serve(
     let path = paths.socket();
     let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings).await?;
     let instance_id = supervisor.instance_id();
+    let told = handle.clone();
     let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
@@ -143,6 +145,13 @@ async fn serve(
     let server = Rc::new(server.map_err(failed)?);
     let mended = Rc::clone(&server);
     supervisor.every_housekeeping(move || mended.mend());
+    if let Some(manager) = Manager::from_env().map(Rc::new) {
+        manager.ready();
+        manager.alive();
+        let watched = Rc::clone(&manager);
+        supervisor.every_housekeeping(move || watched.alive());
+        executor.spawn(async move { manager.follow(told).await }).detach();
+    }
     tracing::info!(%instance_id, pid = std::process::id(), "xrat {} listens at {}", env!("CARGO_PKG_VERSION"), path.display());
 
     let end = {

@@ -5,7 +5,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`cli`] | the commands that people type |
-//! | [`daemon`], [`log`] | the daemon's process |
+//! | [`daemon`], [`log`], [`systemd`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
 //! | [`import`] | links from anywhere into the store |
@@ -38,3 +38,4 @@ pub mod probe;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod systemd;

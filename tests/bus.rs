@@ -3,6 +3,7 @@
 
 mod lab;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -555,4 +556,43 @@ fn every_line_of_the_page_works() {
             assert!(members.iter().any(|word| word == member), "{name}.{member} has no line in docs/dbus.md");
         }
     }
+}
+
+#[test]
+fn a_service_manager_hears_that_it_is_ready_alive_and_how_it_is() {
+    let Some(lab) = Lab::start(KIND) else { return };
+    let dir = Scratch::new();
+    let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    let next = || {
+        let mut word = [0; 512];
+        let length = socket.recv(&mut word).expect("a word in time");
+        String::from_utf8_lossy(&word[..length]).into_owned()
+    };
+    let (mut daemon, id) = lab.root(KIND, &[]);
+    daemon.set_env("NOTIFY_SOCKET", dir.path().join("notify"));
+    daemon.set_env("WATCHDOG_USEC", "60000000");
+    daemon.run();
+    assert_eq!([next(), next(), next()], ["READY=1", "WATCHDOG=1", "STATUS=disconnected"]);
+    daemon.xrat(&["connect", &id.to_string()]).ok();
+    let connected = format!("STATUS=connected: vless-tcp-none (config {id}) by {}", KIND.name());
+    assert_eq!([next(), next()], ["STATUS=connecting".to_owned(), connected]);
+    // The housekeeping of the loop itself, every 15 s.
+    assert_eq!(next(), "WATCHDOG=1");
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    if !lab::tool("systemd-analyze") {
+        return;
+    }
+    let dir = Scratch::new();
+    let words = std::fs::read_to_string(source_dir().join("dbus/xrat.service")).unwrap();
+    let program = Daemon::new(&[]).command(&[]).get_program().display().to_string();
+    let unit = dir.file("xrat.service", words.replace("/usr/bin/xrat", &program));
+    let mut verify = Command::new("systemd-analyze");
+    verify.args(["--user", "verify"]).arg(&unit).env("XDG_RUNTIME_DIR", dir.path());
+    let output = verify.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !said.contains("xrat.service"), "{said}");
 }
