@@ -596,3 +596,41 @@ fn the_unit_is_one_that_systemd_understands() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && !said.contains("xrat.service"), "{said}");
 }
+
+#[test]
+fn install_writes_what_systemd_and_the_bus_understand_and_uninstall_takes_it_back() {
+    let Some(mut bus) = Bus::start() else { return };
+    let Some(lab) = Lab::start(KIND) else { return };
+    let (mut daemon, _) = lab.root(KIND, &[]);
+    let home = Scratch::new();
+    daemon.set_env("XDG_CONFIG_HOME", home.dir("my config"));
+    daemon.set_env("XDG_DATA_HOME", home.dir("data"));
+    // No user manager and no bus: that is told, and the files are there.
+    daemon.set_env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    let unit = home.path().join("my config/systemd/user/xrat.service");
+    let service = home.path().join("data/dbus-1/services/org.xrat.Daemon1.service");
+
+    let said = daemon.xrat(&["daemon", "install", "--dry-run"]).ok().stdout;
+    assert!(said.contains("would write") && said.contains("would run systemctl --user enable xrat.service"), "{said}");
+    assert!(!unit.exists() && !service.exists());
+    let said = daemon.xrat(&["daemon", "install"]).ok().stdout;
+    assert!(said.contains(&format!("wrote {}", unit.display())), "{said}");
+    assert!(said.contains("ran busctl --user call"), "{said}");
+    let words = std::fs::read_to_string(&unit).unwrap();
+    assert!(words.contains(&format!("--root \"{}\" daemon run", daemon.root().display())), "{words}");
+
+    // The bus starts the daemon with exactly that line.
+    let words = std::fs::read_to_string(&service).unwrap();
+    bus.kill();
+    std::fs::write(bus.services().join("org.xrat.Daemon1.service"), words).unwrap();
+    bus.run();
+    assert_eq!(bus.call(RUNTIME, "GetStatus", &[])["state"], DISCONNECTED);
+    let pid = daemon.pid();
+    assert_eq!(bus.call(DAEMON, "Ping", &[])["pid"], pid);
+    bus.gdbus("org.xrat.Daemon1.Shutdown", &[]).unwrap();
+    wait_until("the daemon is gone", || !process::is_alive(pid));
+
+    daemon.xrat(&["daemon", "uninstall"]).ok();
+    assert!(!unit.exists() && !service.exists());
+    daemon.xrat(&["daemon", "uninstall"]).ok();
+}

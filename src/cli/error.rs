@@ -89,6 +89,14 @@ pub(super) enum CliError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file that cannot be written or removed.
+    #[error("cannot write {what}: {source}")]
+    Write {
+        /// The file.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A source that is neither a link nor a file.
     #[error("{0} is neither a share link (scheme://…) nor a file")]
     NoSource(String),
@@ -194,6 +202,7 @@ impl CliError {
             | Self::Path(_)
             | Self::Store(_)
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::NoSource(_)
             | Self::TooLarge { .. }
             | Self::Import(_)
