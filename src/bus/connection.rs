@@ -1,5 +1,6 @@
 //! The life of the connection: serving before the name is asked for, a name that another daemon has, a bus that goes.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,16 +53,21 @@ impl Connected {
 
 /// Connects again and again. Ends with the daemon only.
 pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
+    // The first failure is that of a machine without a bus; the pauses of a bus that went away are shorter.
     let mut pauses = Pauses::slow();
     let mut told = false;
     loop {
         match connect(presence, executor).await {
             Ok(Some((bus, shared, events))) => {
-                let why = serve(&bus, &shared, events).await;
+                let admitted = Cell::new(false);
+                let why = serve(&bus, &shared, events, &admitted).await;
                 presence.connected.take();
+                // One that throws us out again and again is not asked all the time.
+                if admitted.get() {
+                    pauses = Pauses::quick();
+                }
                 let why = why.map_or_else(|error| format!(": {error}"), |()| String::new());
                 tracing::warn!("the session bus is gone{why}; it is looked for");
-                pauses = Pauses::quick();
                 told = true;
             }
             // The daemon is ending.
@@ -137,15 +143,15 @@ async fn connect(
     Ok(Some((bus, shared, events)))
 }
 
-/// Serves until the bus is gone.
-async fn serve(bus: &Connection, shared: &Shared, events: Subscription) -> zbus::Result<()> {
+/// Serves until the bus is gone; `admitted` says that it had a word for us.
+async fn serve(bus: &Connection, shared: &Shared, events: Subscription, admitted: &Cell<bool>) -> zbus::Result<()> {
     let following = async {
         follow::follow(shared, bus, events).await?;
         // No more events: the daemon ends, and closes the connection itself.
         std::future::pending().await
     };
     let naming = async {
-        own_name(bus).await?;
+        own_name(bus, admitted).await?;
         tracing::info!("on the session bus as {NAME}");
         follow::tell_all(shared, bus).await?;
         std::future::pending().await
@@ -158,13 +164,15 @@ async fn serve(bus: &Connection, shared: &Shared, events: Subscription) -> zbus:
 }
 
 /// Waits until the name is ours. An owner is never replaced, and cannot replace us.
-async fn own_name(bus: &Connection) -> zbus::Result<()> {
+async fn own_name(bus: &Connection, admitted: &Cell<bool>) -> zbus::Result<()> {
     let proxy = DBusProxy::new(bus).await?;
     // Before the question: the owner may end between the two.
     let mut owners = proxy.receive_name_owner_changed_with_args(&[(0, NAME)]).await?;
     let mut told = false;
     loop {
-        match bus.request_name_with_flags(NAME, RequestNameFlags::DoNotQueue.into()).await {
+        let reply = bus.request_name_with_flags(NAME, RequestNameFlags::DoNotQueue.into()).await;
+        admitted.set(matches!(reply, Ok(_) | Err(zbus::Error::NameTaken)));
+        match reply {
             Ok(RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner) => return Ok(()),
             Ok(RequestNameReply::Exists | RequestNameReply::InQueue) | Err(zbus::Error::NameTaken) => {}
             Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! The session bus: `org.xrat.Daemon1`, for desktop programs and scripts.
 //!
-//! One file an interface; their methods only translate a call into a [`Command`](crate::command::Command) and its
-//! outcome into D-Bus types. Properties are read from a [`view::View`] that the daemon's events keep up to date, so that
-//! no read waits for anything. [`connection`] is the life of the connection itself: the name, and what happens without
+//! One file an interface; their methods only translate a call into a [`Command`] and its outcome into D-Bus types.
+//! Properties are read from a `view::View` that the daemon's events keep up to date, so that no read waits for anything.
+//! `connection` is the life of the connection itself: the name, and what happens without
 //! a bus. What each member means is in `docs/dbus.md`; `dbus/*.xml` is the contract.
 
 mod configs;
