@@ -186,3 +186,21 @@ fn a_job_is_cancelled_and_ends_with_the_daemon() {
     set.bus.wait_for_name();
     set.lab.origin.release();
 }
+
+#[test]
+fn a_link_that_comes_over_the_bus_is_not_in_the_log() {
+    let Some(bus) = Bus::start() else { return };
+    let mut daemon = Daemon::new(&[]);
+    daemon.set_env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    daemon.set_env("RUST_LOG", "trace");
+    daemon.run();
+    bus.wait_for_name();
+    let link = "trojan://correct-horse@node.example:443#one";
+    bus.call(CONFIGS, "Import", &["sa{sv}", link, "0"]);
+    bus.gdbus("org.xrat.Daemon1.Configs.Import", &["trojan://correct-horse@:0#broken", "{}"]).unwrap_err();
+    let listed = bus.call(CONFIGS, "List", &["a{sv}", "0"]).to_string();
+    assert!(listed.contains("node.example") && !listed.contains("correct-horse"), "{listed}");
+    let log = daemon.log();
+    assert!(log.contains("TRACE zbus") || log.contains("DEBUG zbus"), "the log is as talkative as it can be");
+    assert!(!log.contains("correct-horse"), "{log}");
+}
