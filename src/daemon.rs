@@ -9,15 +9,18 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::join;
 use futures::{FutureExt, pin_mut, select};
 use rustix::fs::FlockOperation;
 use rustix::io::{Errno, FdFlags};
 use smol::LocalExecutor;
 
+use crate::bus::Bus;
 use crate::ipc::server::Server;
 use crate::paths::{PathError, Paths};
 use crate::settings::{Settings, SettingsError};
 use crate::supervisor::{BeginError, End, Supervisor};
+use crate::systemd::Manager;
 
 /// Answers that are being written when the daemon ends have so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,13 +68,22 @@ pub enum DaemonError {
     },
 }
 
-/// Runs a daemon to its end, on this thread. With `background` it leaves the terminal's session first.
+/// How a daemon runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Leaves the terminal's session first.
+    pub background: bool,
+    /// Stays off the session bus.
+    pub no_dbus: bool,
+}
+
+/// Runs a daemon to its end, on this thread.
 ///
 /// # Errors
 /// See [`DaemonError`]. A session that was running is adopted by the next daemon.
-pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
+pub fn run(paths: Paths, manner: Manner) -> Result<(), DaemonError> {
     let program = std::env::current_exe();
-    if background {
+    if manner.background {
         // Fails only for a process that leads a group already, which is as good.
         let _ = rustix::process::setsid();
         let _ = std::env::set_current_dir("/");
@@ -88,7 +100,7 @@ pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
     let executor = LocalExecutor::new();
-    let (end, listener) = smol::block_on(executor.run(serve(&executor, paths.clone(), settings, listener)))?;
+    let (end, listener) = smol::block_on(executor.run(serve(&executor, paths.clone(), settings, manner, listener)))?;
     match end {
         End::Exit => {
             let _ = std::fs::remove_file(paths.socket());
@@ -98,7 +110,7 @@ pub fn run(paths: Paths, background: bool) -> Result<(), DaemonError> {
         End::Restart => {
             let path = program.unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
             tracing::info!("executing {} again", path.display());
-            let source = restart(&path, &paths, background, &lock, &listener);
+            let source = restart(&path, &paths, manner, &lock, &listener);
             Err(DaemonError::Restart { path, source })
         }
     }
@@ -117,11 +129,14 @@ async fn serve(
     executor: &LocalExecutor<'_>,
     paths: Paths,
     settings: Settings,
+    manner: Manner,
     listener: Option<OwnedFd>,
 ) -> Result<(End, OwnedFd), DaemonError> {
     let path = paths.socket();
-    let (mut supervisor, handle) = Supervisor::begin(paths, settings).await?;
+    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings).await?;
     let instance_id = supervisor.instance_id();
+    let told = handle.clone();
+    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),
@@ -130,18 +145,38 @@ async fn serve(
     let server = Rc::new(server.map_err(failed)?);
     let mended = Rc::clone(&server);
     supervisor.every_housekeeping(move || mended.mend());
+    if let Some(manager) = Manager::from_env().map(Rc::new) {
+        manager.ready();
+        manager.alive();
+        let watched = Rc::clone(&manager);
+        supervisor.every_housekeeping(move || watched.alive());
+        executor.spawn(async move { manager.follow(told).await }).detach();
+    }
     tracing::info!(%instance_id, pid = std::process::id(), "xrat {} listens at {}", env!("CARGO_PKG_VERSION"), path.display());
 
     let end = {
         let supervised = supervisor.run().fuse();
         let served = server.serve(executor).fuse();
-        pin_mut!(supervised, served);
+        let on_bus = async {
+            match &bus {
+                Some(bus) => bus.run(executor).await,
+                None => std::future::pending().await,
+            }
+        };
+        let on_bus = on_bus.fuse();
+        pin_mut!(supervised, served, on_bus);
         select! {
             end = supervised => end,
             () = served => End::Exit,
+            () = on_bus => End::Exit,
         }
     };
-    server.drain(DRAIN_TIMEOUT).await;
+    let left = async {
+        if let Some(bus) = &bus {
+            bus.close(DRAIN_TIMEOUT).await;
+        }
+    };
+    join(server.drain(DRAIN_TIMEOUT), left).await;
     let listener = server.listener().map_err(failed)?;
     Ok((end, listener))
 }
@@ -161,7 +196,7 @@ fn take_lock(paths: &Paths) -> Result<OwnedFd, DaemonError> {
 fn restart(
     program: &std::path::Path,
     paths: &Paths,
-    background: bool,
+    manner: Manner,
     lock: &OwnedFd,
     listener: &OwnedFd,
 ) -> std::io::Error {
@@ -172,8 +207,11 @@ fn restart(
     }
     let mut command = Command::new(program);
     command.arg("--root").arg(paths.root()).args(["daemon", "run"]);
-    if background {
+    if manner.background {
         command.arg("--background");
+    }
+    if manner.no_dbus {
+        command.arg("--no-dbus");
     }
     command.env(RESTART, format!("{} {}", lock.as_raw_fd(), listener.as_raw_fd())).exec()
 }

@@ -5,8 +5,10 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`cli`] | the commands that people type |
-//! | [`daemon`], [`log`] | the daemon's process |
+//! | [`daemon`], [`log`], [`systemd`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
+//! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
+//! | [`import`] | links from anywhere into the store |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
 //! | [`probe`] | whether a node carries traffic, and how fast |
@@ -18,6 +20,7 @@
 //! | [`settings`], [`paths`] | `config.toml`, and where things live |
 //! | [`net`] | one HTTP exchange over any stream |
 
+pub mod bus;
 pub mod cli;
 pub mod command;
 pub mod config;
@@ -25,6 +28,7 @@ pub mod daemon;
 pub mod engine;
 pub mod event;
 pub mod gate;
+pub mod import;
 pub mod ipc;
 pub mod link;
 pub mod log;
@@ -34,3 +38,4 @@ pub mod probe;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod systemd;

@@ -49,7 +49,7 @@ impl List {
         let (_, store) = cli.store()?;
         let rows = store.configs(self.query.as_deref(), self.sort)?;
         if self.json {
-            let list: Vec<_> = rows.iter().map(summary).collect();
+            let list: Vec<_> = rows.iter().map(ConfigRow::summary).collect();
             return Ok(render::json(&mut cli.out, &list)?);
         }
         if rows.is_empty() {
@@ -95,23 +95,6 @@ fn state(row: &ConfigRow) -> &'static str {
     }
 }
 
-/// What `list --json` says of a config: nothing secret.
-fn summary(row: &ConfigRow) -> Value {
-    json!({
-        "config_id": row.config_id,
-        "name": row.config.name,
-        "protocol": row.config.protocol.name(),
-        "address": row.config.address,
-        "port": row.config.port,
-        "network": row.config.transport.name(),
-        "security": row.config.security.name(),
-        "enabled": row.disabled.is_none(),
-        "disabled": row.disabled,
-        "added_at": row.added_at,
-        "last_test": row.last_test,
-    })
-}
-
 /// Show one config.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "show")]
@@ -147,7 +130,7 @@ impl Show {
             mask(&mut fields);
         }
         if self.json {
-            let mut value = summary(&row);
+            let mut value = row.summary();
             // Both are objects; where both have a name they mean the same.
             if let (Some(all), Value::Object(fields)) = (value.as_object_mut(), json!(fields)) {
                 all.extend(fields);

@@ -1,4 +1,4 @@
-//! `daemon start|stop|status|restart|run`.
+//! `daemon start|stop|status|restart|run`, and `install|uninstall` by way of their own file.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,8 +14,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::client::{accept, ask, ask_for, root};
 use super::error::CliError;
+use super::install::{Install, Uninstall};
 use super::{Cli, render};
 use crate::command::{Command, DaemonInfo};
+use crate::daemon::Manner;
 use crate::ipc::client::{self, ClientError};
 use crate::paths::Paths;
 
@@ -49,6 +51,8 @@ enum Action {
     Status(DaemonStatus),
     Restart(Restart),
     Run(Run),
+    Install(Install),
+    Uninstall(Uninstall),
 }
 
 /// Start the daemon in the background; returns when it answers.
@@ -94,12 +98,18 @@ struct Run {
     /// leave the terminal's session; what 'daemon start' uses
     #[argh(switch)]
     background: bool,
+
+    /// stay off the session D-Bus
+    #[argh(switch)]
+    no_dbus: bool,
 }
 
 impl Daemon {
     pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
         let paths = root(cli.root.as_deref())?;
         match self.action {
+            Action::Install(install) => install.run(cli),
+            Action::Uninstall(uninstall) => uninstall.run(cli),
             Action::Start(Start { json }) => {
                 let (info, new) = async_io::block_on(start(&paths))?;
                 tell(cli, json, &info, if new { "Started" } else { "Already running" })
@@ -121,7 +131,7 @@ impl Daemon {
                 let (info, how) = async_io::block_on(restart(&paths))?;
                 tell(cli, json, &info, how)
             }
-            Action::Run(Run { background }) => Ok(crate::daemon::run(paths, background)?),
+            Action::Run(Run { background, no_dbus }) => Ok(crate::daemon::run(paths, Manner { background, no_dbus })?),
         }
     }
 }

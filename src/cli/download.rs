@@ -5,51 +5,24 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 
 use super::error::CliError;
-use crate::engine::process::machine_id;
-use crate::event::SessionStatus;
-use crate::net::fetch::{self, FetchError, Route};
+use crate::import;
 use crate::net::url::Url;
 use crate::settings::Settings;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// How often the spinner moves.
 const SPINNER_TICK: Duration = Duration::from_millis(100);
 
-/// The body of a subscription. Blocks for at most [`fetch::MAX_TIME`] on each of the two ways.
+/// The body of a subscription. Blocks for at most [`crate::net::fetch::MAX_TIME`] on each of the two ways.
 ///
 /// # Errors
 /// Says what went wrong on each way; names the host only.
 pub(super) fn subscription(url: &Url, settings: &Settings, store: &Store) -> Result<Vec<u8>, CliError> {
     let spinner = Spinner::new(format!("fetching the subscription from {url}"));
     let agent = &settings.subscriptions.user_agent;
-    let direct = match async_io::block_on(fetch::fetch(url, &Route::Direct, agent)) {
-        Ok(body) => return Ok(body),
-        Err(error) => error,
-    };
-    let tunnelled = match session(settings, store)?.filter(|_| worth_another_way(&direct, url)) {
-        Some(route) => {
-            spinner.say(format!("fetching the subscription from {url} through the running session"));
-            match async_io::block_on(fetch::fetch(url, &route, agent)) {
-                Ok(body) => return Ok(body),
-                Err(error) => Some(Box::new(error)),
-            }
-        }
-        None => None,
-    };
-    Err(CliError::Fetch { host: url.to_string(), direct: Box::new(direct), tunnelled })
-}
-
-/// Whether somebody between here and the host may have been what failed.
-fn worth_another_way(error: &FetchError, url: &Url) -> bool {
-    // An address of this machine would be one of the node's machine there.
-    !fetch::is_local(&url.host) && !matches!(error, FetchError::Url(_))
-}
-
-/// The way through the running session, if there is one as far as the database knows.
-fn session(settings: &Settings, store: &Store) -> Result<Option<Route>, StoreError> {
-    let sessions = store.open_sessions(&machine_id())?;
-    let running = sessions.into_iter().find(|session| session.status == SessionStatus::Running);
-    Ok(running.map(|session| Route::Socks { address: session.socks, auth: settings.runtime.socks.auth() }))
+    let session = import::session(settings, store)?;
+    let again = || spinner.say(format!("fetching the subscription from {url} through the running session"));
+    Ok(async_io::block_on(import::download(url, agent, session, again))?)
 }
 
 /// A spinner on standard error; nothing where it or standard output is not a terminal.

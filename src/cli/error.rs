@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use crate::command::PROTOCOL_VERSION;
 use crate::daemon::DaemonError;
 use crate::engine::discover::DiscoverError;
+use crate::import::ImportError;
 use crate::ipc::client::ClientError;
 use crate::ipc::wire::Answer;
 use crate::net::fetch::FetchError;
 use crate::net::url::UrlError;
 use crate::paths::PathError;
 use crate::probe::batch::BatchError;
+use crate::probe::stored::TestError;
 use crate::settings::SettingsError;
 use crate::store::{FindError, StoreError};
 
@@ -87,6 +89,14 @@ pub(super) enum CliError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file that cannot be written or removed.
+    #[error("cannot write {what}: {source}")]
+    Write {
+        /// The file.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A source that is neither a link nor a file.
     #[error("{0} is neither a share link (scheme://…) nor a file")]
     NoSource(String),
@@ -98,30 +108,12 @@ pub(super) enum CliError {
         /// What is read at most.
         limit_mib: usize,
     },
-    /// A source without a single link.
-    #[error("{0} is empty: it has no links")]
-    NoLinks(String),
-    /// A source whose every line was refused.
-    #[error("nothing was imported from {what}: {reason}")]
-    AllRefused {
-        /// The source.
-        what: String,
-        /// Why its first line was refused.
-        reason: String,
-    },
+    /// Nothing could be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// An address that cannot be fetched.
     #[error("the address {0}")]
     Url(#[from] UrlError),
-    /// A subscription that cannot be fetched.
-    #[error("cannot fetch the subscription from {host}: {direct}{}", .tunnelled.as_ref().map(|error| format!("; through the running session: {error}")).unwrap_or_default())]
-    Fetch {
-        /// Its host; the rest of the address is a credential.
-        host: String,
-        /// What went wrong directly.
-        direct: Box<FetchError>,
-        /// What went wrong through the session, if one runs.
-        tunnelled: Option<Box<FetchError>>,
-    },
     /// The daemon did not do it.
     #[error("{}", .0.message)]
     Refused(Answer),
@@ -179,6 +171,16 @@ pub(super) enum CliError {
     Told,
 }
 
+impl From<TestError> for CliError {
+    fn from(error: TestError) -> Self {
+        match error {
+            TestError::Discover(error) => error.into(),
+            TestError::Batch(error) => error.into(),
+            TestError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl CliError {
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
@@ -200,11 +202,10 @@ impl CliError {
             | Self::Path(_)
             | Self::Store(_)
             | Self::Read { .. }
+            | Self::Write { .. }
             | Self::NoSource(_)
             | Self::TooLarge { .. }
-            | Self::NoLinks(_)
-            | Self::AllRefused { .. }
-            | Self::Fetch { .. }
+            | Self::Import(_)
             | Self::Client(_)
             | Self::StartDaemon { .. }
             | Self::NotStarted { usage: false, .. }
@@ -224,7 +225,7 @@ impl CliError {
             Self::Arguments(_) => Some("'xrat --help' and 'xrat COMMAND --help' tell what there is"),
             Self::Client(ClientError::NotReachable { .. }) => Some("start the daemon with 'xrat daemon start'"),
             Self::NoSource(_) => Some("put a link in quotes, give the name of a file, or '-' for standard input"),
-            Self::Fetch { direct, tunnelled: None, .. }
+            Self::Import(ImportError::Fetch { direct, tunnelled: None, .. })
                 if matches!(**direct, FetchError::Connect { .. } | FetchError::TimedOut) =>
             {
                 Some("if the site is blocked here, connect first ('xrat connect ID') and try again")

@@ -4,12 +4,12 @@ use std::io::Write;
 
 use argh::{ArgsInfo, FromArgs};
 use chrono::Utc;
-use serde_json::json;
 
 use super::error::CliError;
 use super::source::Source;
-use super::{Cli, active, download, notify, render};
-use crate::config::{Config, ConfigId, Secret};
+use super::{Cli, download, notify, render};
+use crate::config::{ConfigId, Secret};
+use crate::import;
 use crate::link::subscription::{Parsed, Refused, parse};
 use crate::net::url::Url;
 use crate::store::{Imported, Store, SubscriptionId};
@@ -55,7 +55,7 @@ impl Import {
         let parsed = parse(&source.read()?);
         self.check(cli, &parsed, source.name())?;
         let (paths, mut store) = cli.store()?;
-        let imported = store.import(&nodes(&parsed), None, None, Utc::now())?;
+        let imported = import::add(&mut store, &parsed)?;
         notify::configs_changed(&paths);
         self.tell(cli, &store, None, &imported, &parsed.refused)
     }
@@ -84,14 +84,14 @@ impl Import {
         let parsed = parse(&download::subscription(&url, &settings, &store)?);
         self.check(cli, &parsed, format!("the subscription from {url}"))?;
         let id = store.subscribe(&Secret::new(text), Utc::now())?;
-        let imported = update(&mut store, id, &parsed)?;
+        let imported = import::update(&mut store, id, &parsed)?;
         notify::configs_changed(&paths);
         self.tell(cli, &store, Some(id), &imported, &parsed.refused)
     }
 
     /// Fails when there is nothing to store, and tells what was refused then.
     fn check(&self, cli: &mut Cli, parsed: &Parsed, what: String) -> Result<(), CliError> {
-        let checked = has_links(parsed, what);
+        let checked = import::has_links(parsed, what);
         if checked.is_err() && !parsed.refused.is_empty() {
             if self.json {
                 tell_json(cli, None, &Imported::default(), &parsed.refused)?;
@@ -101,7 +101,7 @@ impl Import {
                 tell_refused(cli, &parsed.refused, self.verbose)?;
             }
         }
-        checked
+        Ok(checked?)
     }
 
     fn tell(
@@ -138,27 +138,6 @@ fn tell_names(cli: &mut Cli, store: &Store, what: &str, ids: &[ConfigId]) -> Res
     Ok(())
 }
 
-/// Whether at least one line of a body is a config.
-///
-/// # Errors
-/// When there is none, with the reason.
-pub(super) fn has_links(parsed: &Parsed, what: String) -> Result<(), CliError> {
-    match parsed.refused.as_slice() {
-        _ if !parsed.configs.is_empty() => Ok(()),
-        [] => Err(CliError::NoLinks(what)),
-        [one] => Err(CliError::AllRefused { what, reason: one.reason.to_string() }),
-        all => Err(CliError::AllRefused { what, reason: format!("all {} lines were refused", all.len()) }),
-    }
-}
-
-/// Makes the membership of a subscription what its body says; the active config is kept.
-pub(super) fn update(store: &mut Store, id: SubscriptionId, parsed: &Parsed) -> Result<Imported, CliError> {
-    let (now, keep) = (Utc::now(), active(store)?);
-    let imported = store.import(&nodes(parsed), Some(id), keep, now)?;
-    store.subscription_updated(id, Ok(now))?;
-    Ok(imported)
-}
-
 /// One sentence on what an import did.
 pub(super) fn summary(imported: &Imported, refused: usize) -> String {
     let mut text = format!("{} added, {} already known", imported.added.len(), imported.known.len());
@@ -176,16 +155,7 @@ pub(super) fn tell_json(
     imported: &Imported,
     refused: &[Refused],
 ) -> Result<(), CliError> {
-    let refused: Vec<_> =
-        refused.iter().map(|one| json!({ "line": one.line, "reason": one.reason.to_string() })).collect();
-    let result = json!({
-        "subscription_id": subscription,
-        "added": imported.added,
-        "known": imported.known,
-        "gone": imported.gone,
-        "refused": refused,
-    });
-    Ok(render::json(&mut cli.out, &result)?)
+    Ok(render::json(&mut cli.out, &import::result(subscription, imported, refused))?)
 }
 
 /// The refused lines with their reasons, all of them or the first 20.
@@ -198,8 +168,4 @@ pub(super) fn tell_refused(cli: &mut Cli, refused: &[Refused], all: bool) -> Res
         writeln!(cli.out, "  and {} more (--verbose tells all)", refused.len() - shown)?;
     }
     Ok(())
-}
-
-fn nodes(parsed: &Parsed) -> Vec<Config> {
-    parsed.configs.iter().map(|(_, config)| config.clone()).collect()
 }

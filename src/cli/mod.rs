@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod history;
 mod import;
+mod install;
 mod notify;
 mod parse;
 mod proxy;

@@ -9,6 +9,7 @@ use super::error::CliError;
 use super::source::Source;
 use super::{Cli, render};
 use crate::config::Config;
+use crate::import::ImportError;
 use crate::link::subscription::Refused;
 use crate::link::{self, Fields};
 
@@ -59,7 +60,7 @@ impl Parse {
         };
         let parsed = link::subscription::parse(&body);
         if parsed.configs.is_empty() && parsed.refused.is_empty() {
-            return self.refuse(cli, CliError::NoLinks(source.name()));
+            return self.refuse(cli, ImportError::NoLinks(source.name()).into());
         }
         let single = parsed.configs.len() + parsed.refused.len() == 1;
         let failed = !parsed.refused.is_empty();

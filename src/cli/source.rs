@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use super::error::CliError;
-use crate::link::{looks_like_subscription_url, split_scheme};
+use crate::import::one_a_line;
+use crate::link::looks_like_subscription_url;
 use crate::net::fetch::MAX_BODY;
 
 /// The word for standard input.
@@ -83,27 +84,6 @@ impl<'a> Source<'a> {
         }
         Ok(bytes)
     }
-}
-
-/// Links that were pasted into one argument. A name may have spaces and the address of a web site in it, so that a new
-/// link begins only where a word looks like the link of a proxy.
-fn one_a_line(text: &str) -> String {
-    let mut lines = String::with_capacity(text.len() + 1);
-    for line in text.lines().map(str::trim) {
-        let mut begin = 0;
-        for (at, space) in line.match_indices(char::is_whitespace) {
-            let next = at + space.len();
-            let word = line[next..].split(char::is_whitespace).next().unwrap_or_default();
-            if split_scheme(word).is_some() && !looks_like_subscription_url(word) {
-                lines.push_str(&line[begin..at]);
-                lines.push('\n');
-                begin = next;
-            }
-        }
-        lines.push_str(&line[begin..]);
-        lines.push('\n');
-    }
-    lines
 }
 
 #[cfg(test)]

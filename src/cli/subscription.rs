@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::render::{Cell, Tone};
 use super::{Cli, active, download, import, notify, render};
+use crate::import::{has_links, update};
 use crate::link::subscription::{Refused, parse};
 use crate::net::url::Url;
 use crate::settings::Settings;
@@ -167,8 +168,8 @@ impl Update {
 fn fetch(store: &mut Store, settings: &Settings, row: &SubscriptionRow) -> Result<(Imported, Vec<Refused>), CliError> {
     let url = Url::parse(row.url.reveal())?;
     let parsed = parse(&download::subscription(&url, settings, store)?);
-    import::has_links(&parsed, format!("the subscription from {url}"))?;
-    Ok((import::update(store, row.subscription_id, &parsed)?, parsed.refused))
+    has_links(&parsed, format!("the subscription from {url}"))?;
+    Ok((update(store, row.subscription_id, &parsed)?, parsed.refused))
 }
 
 /// Remove a subscription and the configs that only it had, but for the one in use.

@@ -2,16 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
-use std::pin::pin;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
-use async_channel::Receiver;
-use async_io::Timer;
 use async_signal::{Signal, Signals};
-use chrono::Utc;
 use futures::StreamExt;
-use futures::future::join;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -19,19 +14,11 @@ use super::error::CliError;
 use super::render::{Cell, Tone};
 use super::{Cli, notify, render};
 use crate::config::ConfigId;
-use crate::engine::discover;
-use crate::net::url::Url;
 use crate::paths::Paths;
-use crate::probe::batch::{self, FailureKind, Job, Options, Summary, Verdict};
+use crate::probe::batch::{FailureKind, Job, Options, Summary, Verdict};
+use crate::probe::stored::{self, MAX_CONCURRENCY, MAX_TIMEOUT, millis};
 use crate::settings::Settings;
-use crate::store::{ConfigRow, Shared, Sort, Store, StoreError, TestRow};
-
-/// Results are stored together that come within this time: what SIGKILL loses.
-const STORE_EVERY: Duration = Duration::from_millis(200);
-/// The longest timeout that can be asked for; no engine holds a connection to a silent node longer.
-const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-/// More at once would run out of descriptors where the limit is the usual 1024.
-const MAX_CONCURRENCY: usize = 512;
+use crate::store::{ConfigRow, Shared, Sort, Store};
 
 /// Test configs: how long each takes to answer. Ctrl-C stops it and keeps what is done (exit code 130).
 #[derive(FromArgs, ArgsInfo)]
@@ -136,12 +123,12 @@ impl Test {
     }
 
     fn options(&self, settings: &Settings) -> Result<Options, CliError> {
-        let url = Url::parse(&settings.testing.url)
+        let usual = stored::options(settings)
             .map_err(|error| CliError::Usage(format!("testing.url in config.toml {error}")))?;
-        let concurrency = settings.runtime.rotation.test_concurrency;
         Ok(Options {
-            concurrency: self.concurrency.unwrap_or(usize::try_from(concurrency).unwrap_or(MAX_CONCURRENCY)),
-            ..Options::new(url, self.timeout.unwrap_or(settings.test_timeout()))
+            concurrency: self.concurrency.unwrap_or(usual.concurrency),
+            timeout: self.timeout.unwrap_or(usual.timeout),
+            ..usual
         })
     }
 }
@@ -163,15 +150,11 @@ async fn test(
         signals.next().await;
     };
     let store = Shared::new(store);
-    let engines = discover::engines(settings, &store).await?;
     let jobs = rows.iter().map(|row| Job { config_id: row.config_id, config: row.config.clone() }).collect();
     let bar = progress_bar(rows.len());
     let mut rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.config_id, row)).collect();
     let (mut tested, mut fastest, mut working) = (Vec::new(), None, 0_usize);
-    let (results, inbox) = async_channel::unbounded();
     let report = |id: ConfigId, verdict: Verdict| {
-        // Unbounded: it is full never, and closed only when the store has failed, which is told in the end.
-        let _ = results.try_send((id, test_row(&verdict)));
         let Some(row) = rows.remove(&id) else { return };
         if let Verdict::Delay(delay) = verdict {
             working += 1;
@@ -185,42 +168,9 @@ async fn test(
         bar.inc(1);
         tested.push(Tested { row, verdict });
     };
-    let batch = async {
-        let result = batch::run(&engines, paths, jobs, options, pin!(stop), report).await;
-        results.close();
-        result
-    };
-    let (summary, stored) = join(batch, keep(&store, inbox)).await;
+    let summary = stored::run(paths, settings, &store, jobs, options, stop, report).await;
     bar.finish_and_clear();
-    stored?;
     Ok((tested, summary?))
-}
-
-/// Stores results as they come, some at a time.
-async fn keep(store: &Shared, inbox: Receiver<(ConfigId, TestRow)>) -> Result<(), StoreError> {
-    while let Ok(first) = inbox.recv().await {
-        let mut some = vec![first];
-        if !inbox.is_closed() {
-            Timer::after(STORE_EVERY).await;
-        }
-        while let Ok(next) = inbox.try_recv() {
-            some.push(next);
-        }
-        store.run(move |store| store.add_tests(&some)).await?;
-    }
-    Ok(())
-}
-
-fn test_row(verdict: &Verdict) -> TestRow {
-    let (delay_ms, failure) = match verdict {
-        Verdict::Delay(delay) => (Some(millis(*delay)), None),
-        Verdict::Failed(failure) => (None, Some(failure.detail.clone())),
-    };
-    TestRow { at: Utc::now(), delay_ms, failure }
-}
-
-fn millis(delay: Duration) -> u32 {
-    u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// On standard error, and nowhere when that is no terminal.

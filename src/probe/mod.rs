@@ -2,3 +2,4 @@
 
 pub mod batch;
 pub mod delay;
+pub mod stored;

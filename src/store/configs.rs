@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
+use serde_json::{Value, json};
 
 use super::{Store, StoreError, SubscriptionId, TestRow, time_text, time_value};
 use crate::config::{Config, ConfigId};
@@ -29,6 +30,25 @@ pub struct ConfigRow {
     pub added_at: DateTime<Utc>,
     /// Its last test.
     pub last_test: Option<TestRow>,
+}
+
+impl ConfigRow {
+    /// What a list says of it to a program: nothing secret.
+    pub fn summary(&self) -> Value {
+        json!({
+            "config_id": self.config_id,
+            "name": self.config.name,
+            "protocol": self.config.protocol.name(),
+            "address": self.config.address,
+            "port": self.config.port,
+            "network": self.config.transport.name(),
+            "security": self.config.security.name(),
+            "enabled": self.disabled.is_none(),
+            "disabled": self.disabled,
+            "added_at": self.added_at,
+            "last_test": self.last_test,
+        })
+    }
 }
 
 /// What an import did.

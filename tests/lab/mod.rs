@@ -19,6 +19,7 @@
 //! | [`left`] | what may be left of a session or a daemon, and must not |
 //! | [`random`] | chance, with a seed that comes again |
 //! | [`load`] | programs that use the proxies all the time |
+//! | [`bus`] | a private session bus, `busctl` and `gdbus` |
 //! | [`bare`] | an engine with a session's file and without a daemon |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
@@ -28,6 +29,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in a test a panic with a message is the report")]
 
 pub mod bare;
+pub mod bus;
 pub mod client;
 pub mod daemon;
 pub mod engines;
