@@ -3,6 +3,7 @@
 //! The loop in the parent module feeds it and carries its effects out, in their order. At most one transition runs at a
 //! time: a start, a hand-over, a choice or a stop. What ends it is an input.
 
+mod choose;
 mod commands;
 mod health;
 mod recovery;

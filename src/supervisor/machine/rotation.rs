@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use super::choose::choose;
 use super::commands::wall;
 use super::{CallId, Effect, Machine, Now, StartFailure, Transition};
 use crate::command::{Candidate, Decision, DecisionOutcome, Failure, Outcome, Trigger, Verdict};
@@ -470,23 +471,6 @@ impl Rotation {
             None => self.candidates.push(Candidate { config_id, delay_ms: None, failure, verdict }),
         }
     }
-}
-
-/// At most `most` candidates: three quarters the best by their last results, a quarter those not tested for longest.
-pub(super) fn choose(mut rows: Vec<CandidateRow>, most: usize, random: u64) -> Vec<CandidateRow> {
-    if rows.len() <= most {
-        return rows;
-    }
-    rows.sort_by_key(|row| (row.delay_ms.is_none(), row.delay_ms, row.failures, row.config_id));
-    let mut rest = rows.split_off(most - most / 4);
-    // Those never tested come first; who of equals is drawn is left to chance, or some would never be.
-    rest.sort_by_key(|row| (row.tested_at, scatter(random, row.config_id)));
-    rows.extend(rest.into_iter().take(most / 4));
-    rows
-}
-
-fn scatter(random: u64, id: ConfigId) -> u64 {
-    (random ^ id.0.unsigned_abs()).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
 }
 
 fn reason_of(trigger: Trigger) -> Reason {

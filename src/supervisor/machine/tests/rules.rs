@@ -363,7 +363,7 @@ fn traffic_that_comes_back_saves_the_check_and_traffic_that_does_not_hastens_it(
 fn choosing_takes_the_best_and_some_that_were_not_tested_for_long() {
     let mut rows: Vec<_> = (1..=100).map(|id| row(id, Some(u32::try_from(id).unwrap()), Some(at(0)))).collect();
     rows.extend((101..=110).map(|id| row(id, None, None)));
-    let chosen = super::rotation::choose(rows, 40, 5);
+    let chosen = crate::supervisor::machine::choose::choose(rows, 40, 5);
     assert_eq!(chosen.len(), 40);
     assert!(chosen[..30].iter().all(|row| row.config_id.0 <= 30));
     assert!(chosen[30..].iter().all(|row| row.config_id.0 > 100), "never tested comes first");
