@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use xrat::engine::ports::established;
 
 /// Downloads at a time, and the pieces of each: half a second.
-const DOWNLOADS: Downloads = Downloads::Whole(8, 25);
+const DOWNLOADS: Downloads = Downloads::Whole(20, 25);
 /// With more replaced engines than this the oldest is ended with what it still has, as documented.
 const MOST_DRAINS: usize = 3;
 /// What a candidate that does not answer costs.
