@@ -34,7 +34,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Protocol, Transport};
 
 pub use batch::{batch_config, outbound_tag, refused_tag};
 pub use session::{OUTBOUND_TAG, SessionFiles, ready, session_config};
@@ -253,7 +253,11 @@ fn args(words: &[&str], file: &Path) -> Vec<OsString> {
 
 /// What no engine does, or every engine refuses.
 fn common(config: &Config) -> Result<(), Lack> {
+    if !matches!(config.transport, Transport::Tcp { .. } | Transport::Ws { .. }) {
+        return Err(Lack::none(format!("the transport {}", config.transport.name())));
+    }
     match &config.protocol {
+        Protocol::Hysteria2(_) | Protocol::Tuic(_) | Protocol::Wireguard(_) => Err(Lack::none(config.protocol.name())),
         Protocol::Vless { uuid, .. } | Protocol::Vmess { uuid, .. } if outbound::user_id(uuid).is_none() => {
             Err(Lack::none("a user id that is neither a UUID nor a text of at most 30 bytes"))
         }

@@ -60,6 +60,8 @@ fn settings(config: &Config) -> Value {
                 .map(|name| json!({ "user": name, "pass": password.as_ref().map_or("", Secret::reveal) }));
             servers(config, user.map(|user| ("users", json!([user]))))
         }
+        // `Engine::supports` lets none of them come here.
+        Protocol::Hysteria2(_) | Protocol::Tuic(_) | Protocol::Wireguard(_) => json!({}),
     }
 }
 

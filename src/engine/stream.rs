@@ -31,6 +31,8 @@ pub(super) fn settings(engine: &Engine, config: &Config) -> Value {
             };
             settings.insert("wsSettings".into(), ws);
         }
+        // `Engine::supports` lets none of them come here.
+        _ => {}
     }
     let sni = config.effective_sni().unwrap_or(&config.address);
     match &config.security {
@@ -96,7 +98,7 @@ fn alpn<'a>(config: &Config, tls: &'a Tls) -> Vec<&'a str> {
     match (&config.transport, &config.protocol) {
         (Transport::Ws { .. }, _) => offered.filter(|name| *name == HTTP_1_1).collect(),
         (Transport::Tcp { .. }, Protocol::Http { .. }) if tls.alpn.is_empty() => vec![HTTP_1_1],
-        (Transport::Tcp { .. }, _) => offered.collect(),
+        _ => offered.collect(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::{Config, Protocol, Secret, Security, Transport};
 /// It shows credentials, as they were pasted by the one who asks; hence no `Debug`, so that no log can show them.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Fields {
-    /// `vless`, `vmess`, `trojan`, `shadowsocks`, `socks` or `http`.
+    /// `vless`, `vmess`, `trojan`, `shadowsocks`, …
     pub protocol: &'static str,
     /// Host name or IP address, IPv6 without brackets.
     pub address: String,
@@ -27,7 +27,7 @@ pub struct Fields {
     /// The cipher of Shadowsocks or VMess.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The transport, `tcp` or `ws`.
+    /// The transport: `tcp`, `ws`, `grpc`, …
     pub network: &'static str,
     /// `none`, `tls` or `reality`.
     pub security: &'static str,
@@ -117,6 +117,12 @@ impl Fields {
                 self.username.clone_from(username);
                 self.password = password.as_ref().and_then(reveal);
             }
+            Protocol::Hysteria2(node) => self.password = reveal(&node.auth),
+            Protocol::Tuic(node) => {
+                self.uuid = reveal(&node.uuid);
+                self.password = reveal(&node.password);
+            }
+            Protocol::Wireguard(node) => self.public_key = Some(node.public_key.clone()),
         }
     }
 
@@ -128,10 +134,21 @@ impl Fields {
                 self.host = joined(&header.hosts);
                 self.path = joined(&header.paths);
             }
-            Transport::Ws { path, host } => {
+            Transport::Ws { path, host }
+            | Transport::HttpUpgrade { path, host }
+            | Transport::Xhttp { path, host, .. } => {
                 self.host.clone_from(host);
                 self.path = Some(path.clone());
             }
+            Transport::H2 { path, hosts } => {
+                self.host = joined(hosts);
+                self.path = Some(path.clone());
+            }
+            Transport::Grpc { service_name, authority, .. } => {
+                self.service_name = Some(service_name.clone());
+                self.host.clone_from(authority);
+            }
+            Transport::Kcp { .. } | Transport::Quic { .. } | Transport::Udp => {}
         }
     }
 

@@ -15,6 +15,7 @@ use crate::config::{Config, Protocol, Security, Transport};
 mod error;
 mod fields;
 mod http;
+mod hysteria2;
 mod security;
 mod shadowsocks;
 mod socks;
@@ -22,9 +23,11 @@ pub mod subscription;
 mod text;
 mod transport;
 mod trojan;
+mod tuic;
 mod url;
 mod vless;
 mod vmess;
+mod wireguard;
 
 pub use error::{LinkError, Shown};
 pub use fields::{Fields, fields};
@@ -98,6 +101,9 @@ pub fn write(config: &Config) -> String {
             shadowsocks::write(config, method, password, plugin.as_ref())
         }
         Protocol::Socks { username, password } => socks::write(config, username.as_deref(), password.as_ref()),
+        Protocol::Hysteria2(node) => hysteria2::write(config, node),
+        Protocol::Tuic(node) => tuic::write(config, node),
+        Protocol::Wireguard(node) => wireguard::write(config, node),
         Protocol::Http { username, password } => http::write(config, username.as_deref(), password.as_ref()),
     }
 }

@@ -1,10 +1,12 @@
 //! What carries the protocol: `type` (or `net`), and the parameters of each transport.
 
+use serde_json::json;
+
 use super::error::LinkError;
 use super::security::rooted;
 use super::text::{self, Expected};
 use super::url::{Params, Query};
-use crate::config::{HttpHeader, Transport};
+use crate::config::{HttpHeader, Secret, Transport};
 
 const SUPPORTED: Expected = "tcp or ws";
 
@@ -39,6 +41,41 @@ pub(super) fn write(transport: &Transport, query: &mut Query) {
             query.push("path", path);
             query.push_some("host", host.as_deref());
         }
+        Transport::HttpUpgrade { path, host } => {
+            query.push("path", path);
+            query.push_some("host", host.as_deref());
+        }
+        Transport::Xhttp { path, host, mode, extra } => {
+            query.push("path", path);
+            query.push_some("host", host.as_deref());
+            query.push("mode", mode);
+            if !extra.is_empty() {
+                query.push("extra", &json!(extra).to_string());
+            }
+        }
+        Transport::Grpc { service_name, multi, authority } => {
+            query.push("serviceName", service_name);
+            query.push("mode", if *multi { "multi" } else { "gun" });
+            query.push_some("authority", authority.as_deref());
+        }
+        Transport::Kcp { header, seed, mtu, tti } => {
+            query.push("headerType", header);
+            query.push_some("seed", seed.as_ref().map(Secret::reveal));
+            query.push_some("mtu", mtu.map(|mtu| mtu.to_string()).as_deref());
+            query.push_some("tti", tti.map(|tti| tti.to_string()).as_deref());
+        }
+        Transport::H2 { path, hosts } => {
+            query.push("path", path);
+            if !hosts.is_empty() {
+                query.push("host", &hosts.join(","));
+            }
+        }
+        Transport::Quic { cipher, key, header } => {
+            query.push("quicSecurity", cipher);
+            query.push_some("key", key.as_ref().map(Secret::reveal));
+            query.push("headerType", header);
+        }
+        Transport::Udp => {}
     }
 }
 

@@ -59,13 +59,7 @@ fn from_base64(tail: &Tail<'_>) -> Result<Config, LinkError> {
 
 /// Writes the base64 form with every value as a string, which is the one all clients read.
 pub(super) fn write(config: &Config, uuid: &Secret, method: &str, alter_id: u16) -> String {
-    let (header, host, path) = match &config.transport {
-        Transport::Tcp { http_header: None } => ("none", None, None),
-        Transport::Tcp { http_header: Some(header) } => {
-            ("http", Some(header.hosts.join(",")), Some(header.paths.join(",")))
-        }
-        Transport::Ws { path, host } => ("none", host.clone(), Some(path.clone())),
-    };
+    let (header, host, path) = places(&config.transport);
     let mut object = json!({
         "v": "2",
         "ps": config.name,
@@ -93,6 +87,27 @@ pub(super) fn write(config: &Config, uuid: &Secret, method: &str, alter_id: u16)
         }
     }
     format!("vmess://{}", STANDARD.encode(object.to_string()))
+}
+
+/// What the fields `type`, `host` and `path` say; each transport has a use of its own for them.
+fn places(transport: &Transport) -> (&str, Option<String>, Option<String>) {
+    let reveal = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
+    match transport {
+        Transport::Tcp { http_header: None } | Transport::Udp => ("none", None, None),
+        Transport::Tcp { http_header: Some(header) } => {
+            ("http", Some(header.hosts.join(",")), Some(header.paths.join(",")))
+        }
+        Transport::Ws { path, host } | Transport::HttpUpgrade { path, host } => {
+            ("none", host.clone(), Some(path.clone()))
+        }
+        Transport::Xhttp { path, host, mode, .. } => (mode, host.clone(), Some(path.clone())),
+        Transport::Grpc { service_name, multi, authority } => {
+            (if *multi { "multi" } else { "gun" }, authority.clone(), Some(service_name.clone()))
+        }
+        Transport::Kcp { header, seed, .. } => (header, None, reveal(seed)),
+        Transport::H2 { path, hosts } => ("none", Some(hosts.join(",")), Some(path.clone())),
+        Transport::Quic { cipher, key, header } => (header, Some(cipher.clone()), reveal(key)),
+    }
 }
 
 fn user(uuid: String, params: &Params<'_>) -> Result<Protocol, LinkError> {
