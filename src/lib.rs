@@ -8,6 +8,7 @@
 //! | [`daemon`], [`log`], [`systemd`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
+//! | [`system_proxy`] | the desktop's proxy settings point at the session, and get their own values back |
 //! | [`import`] | links from anywhere into the store |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
@@ -38,4 +39,5 @@ pub mod probe;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod system_proxy;
 pub mod systemd;
