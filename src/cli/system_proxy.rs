@@ -202,7 +202,8 @@ fn now(paths: &Paths, settings: &Settings) -> Result<Option<Servers>, CliError> 
 
 /// What every desktop lacks, if there is none.
 fn nowhere(looked: &[system_proxy::Look]) -> Option<String> {
-    let lacks = |look: &system_proxy::Look| format!("{}: {}", look.desktop, look.problem.as_deref().unwrap_or_default());
+    let lacks =
+        |look: &system_proxy::Look| format!("{}: {}", look.desktop, look.problem.as_deref().unwrap_or_default());
     looked.iter().all(|look| !look.found).then(|| looked.iter().map(lacks).collect::<Vec<_>>().join("; "))
 }
 

@@ -131,12 +131,9 @@ pub fn look(paths: &Paths) -> Result<Vec<Look>, SystemProxyError> {
                 (Ok(_), None) => none,
                 (Err(error), _) => Look { problem: Some(error.to_string()), points_here: unknown, ..none },
             },
-            Present::Missing(what) => Look {
-                found: false,
-                problem: Some(format!("{what} is missing")),
-                points_here: unknown,
-                ..none
-            },
+            Present::Missing(what) => {
+                Look { found: false, problem: Some(format!("{what} is missing")), points_here: unknown, ..none }
+            }
             Present::Broken(error) => Look { problem: Some(error.to_string()), points_here: unknown, ..none },
         }
     });

@@ -66,8 +66,12 @@ impl Desktop for Kde<'_> {
             Some(SocketAddr::V6(server)) => format!("{scheme}://[{}] {}", server.ip(), server.port()),
             None => String::new(),
         };
-        let values =
-            [url("http", servers.http), url("http", servers.http), url("socks", Some(servers.socks)), MANUAL.to_owned()];
+        let values = [
+            url("http", servers.http),
+            url("http", servers.http),
+            url("socks", Some(servers.socks)),
+            MANUAL.to_owned(),
+        ];
         KEYS.into_iter().zip(values).collect()
     }
 

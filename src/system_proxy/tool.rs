@@ -137,7 +137,7 @@ fn said(pipe: impl Read + std::os::fd::AsFd) -> std::io::Result<String> {
     rustix::io::ioctl_fionbio(&pipe, true)?;
     let mut bytes = Vec::new();
     match pipe.take(MAX_OUTPUT).read_to_end(&mut bytes) {
-        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error),
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(error),
         _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
     }
 }

@@ -72,7 +72,8 @@ impl Desk {
             let variables: Vec<_> =
                 desk.environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
             let service = "/usr/libexec/dconf-service";
-            let text = format!("[D-BUS Service]\nName=ca.desrt.dconf\nExec=/usr/bin/env {} {service}\n", variables.join(" "));
+            let text =
+                format!("[D-BUS Service]\nName=ca.desrt.dconf\nExec=/usr/bin/env {} {service}\n", variables.join(" "));
             std::fs::write(bus.services().join("ca.desrt.dconf.service"), text).unwrap();
             bus.busctl(&["call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig"]).unwrap();
         }

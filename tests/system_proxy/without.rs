@@ -66,9 +66,7 @@ fn a_tool_that_hangs_holds_nobody_up_and_is_told() {
     wait_until("it is given up", || log().contains("'gsettings list-keys org.gnome.system.proxy' did not end within"));
     drop(hangs);
     // The tool's end is the end of its script as well.
-    wait_until("the status says it", || {
-        set.daemon.xrat(&["status"]).ok().stdout.contains("did not end within")
-    });
+    wait_until("the status says it", || set.daemon.xrat(&["status"]).ok().stdout.contains("did not end within"));
     assert_eq!(set.desk.values()["kde ProxyType"], "1", "the other desktop is done all the same");
     set.desk.stop_nowhere();
     set.daemon.xrat(&["system-proxy", "on"]).ok();
@@ -98,4 +96,18 @@ fn a_proxy_with_a_password_is_refused() {
     let said = set.daemon.xrat(&["system-proxy", "on"]).exits(2).stderr;
     assert!(said.contains("have no place for them") && !said.contains("secret-word"), "{said}");
     assert_eq!(set.desk.values(), set.own);
+}
+
+#[test]
+fn the_schema_that_is_built_in_is_what_its_source_says() {
+    if !lab::tool("glib-compile-schemas") {
+        return;
+    }
+    let dir = lab::scratch::Scratch::new();
+    let room = lab::source_dir().join("src/system_proxy");
+    std::fs::copy(room.join("user-values.gschema.xml"), dir.path().join("user-values.gschema.xml")).unwrap();
+    let compiled = std::process::Command::new("glib-compile-schemas").arg("--strict").arg(dir.path()).status().unwrap();
+    assert!(compiled.success());
+    let [made, built_in] = [dir.path(), &room].map(|dir| std::fs::read(dir.join("gschemas.compiled")).unwrap());
+    assert_eq!(made, built_in);
 }

@@ -20,7 +20,11 @@ impl Desktop for Memory {
     }
 
     fn ours(&self, servers: &Servers) -> Vec<(&'static str, String)> {
-        vec![("host", servers.socks.ip().to_string()), ("port", servers.socks.port().to_string()), ("mode", "on".into())]
+        vec![
+            ("host", servers.socks.ip().to_string()),
+            ("port", servers.socks.port().to_string()),
+            ("mode", "on".into()),
+        ]
     }
 
     fn read(&self) -> Result<Values, SystemProxyError> {
