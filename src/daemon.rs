@@ -22,6 +22,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::supervisor::{BeginError, End, Supervisor};
 use crate::system_proxy::Keeper;
 use crate::systemd::Manager;
+use crate::updates;
 
 /// Answers that are being written when the daemon ends have so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -138,7 +139,7 @@ async fn serve(
     let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings.clone()).await?;
     let instance_id = supervisor.instance_id();
     let told = handle.clone();
-    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
+    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths.clone()));
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),
@@ -155,6 +156,7 @@ async fn serve(
         let told = told.clone();
         executor.spawn(async move { manager.follow(told).await }).detach();
     }
+    executor.spawn(updates::follow(paths.clone(), told.clone(), settings.clone())).detach();
     let (kept, following) = (Rc::clone(&keeper), told.clone());
     let system_proxy = executor.spawn(async move { kept.follow(following, settings).await });
     tracing::info!(%instance_id, pid = std::process::id(), "xrat {} listens at {}", env!("CARGO_PKG_VERSION"), path.display());
