@@ -21,6 +21,13 @@ for child, keys in {'': ['mode', 'ignore-hosts', 'autoconfig-url'], 'http': ['ho
             print('.'.join(filter(None, [child, key])), value.print_(False), sep='\t')
 ";
 
+/// Prints the proxies that a GNOME program uses for a page, and for one that the user has excepted.
+const PROXIES: &str = r"
+from gi.repository import Gio
+for host in ['example.org', 'intra.example']:
+    print(Gio.ProxyResolver.get_default().lookup('https://' + host + '/', None))
+";
+
 /// Where GNOME's settings are kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -148,6 +155,11 @@ impl Desk {
         let lines = kde.lines().filter_map(|line| line.split_once('='));
         all.extend(lines.map(|(key, value)| (format!("kde {key}"), value.to_owned())));
         all
+    }
+
+    /// The proxies that a GNOME program uses for a page, and for one that the user has excepted.
+    pub(crate) fn of_a_program(&self) -> String {
+        self.run(&["env", "XDG_CURRENT_DESKTOP=GNOME", "/usr/bin/python3", "-c", PROXIES])
     }
 
     pub(crate) fn kioslaverc(&self) -> PathBuf {

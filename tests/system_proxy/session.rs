@@ -11,6 +11,8 @@ fn a_command_turns_it_on_and_off_and_a_disconnect_gives_everything_back() {
     let said = xrat(&["system-proxy", "on"]).stdout;
     assert!(said.contains(&set.daemon.socks().to_string()), "{said}");
     assert_eq!(set.desk.values(), set.pointed());
+    let proxies = format!("['http://{}']\n['direct://']\n", set.daemon.http());
+    assert_eq!(set.desk.of_a_program(), proxies, "what it is all for");
     let status = xrat(&["system-proxy", "status", "--json"]).json();
     assert_eq!((&status["wanted"], &status["decided_by"]), (&json!(true), &json!("command")));
     assert_eq!(status["servers"]["socks"], json!(set.daemon.socks().to_string()));
@@ -26,6 +28,7 @@ fn a_command_turns_it_on_and_off_and_a_disconnect_gives_everything_back() {
     set.connect_and_point();
     xrat(&["system-proxy", "off"]);
     set.is_own();
+    assert_eq!(set.desk.of_a_program(), "['direct://']\n['direct://']\n");
     assert_eq!(set.state(), "connected");
     xrat(&["system-proxy", "off"]);
     xrat(&["disconnect"]);
