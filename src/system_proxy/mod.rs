@@ -1,8 +1,8 @@
 //! The system proxy: the proxy settings of the user's desktop point at the session, and get their own values back.
 //!
-//! [`change`] is what happens to the settings of a desktop, `gsettings` and `kde` are the two desktops there are, by way
+//! `change` is what happens to the settings of a desktop, `gsettings` and `kde` are the two desktops there are, by way
 //! of their own tools (`tool`). `journal` is the file that knows the user's values from before the first change until
-//! they are back, so that no crash can lose them. [`keeper`] follows the session for the daemon, `orphan` finds out
+//! they are back, so that no crash can lose them. [`Keeper`] follows the session for the daemon, `orphan` finds out
 //! whether settings point to something that is no more.
 //!
 //! Everything in here blocks: the daemon calls it where blocking is allowed, and the command line as it is.
