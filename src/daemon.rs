@@ -20,7 +20,9 @@ use crate::ipc::server::Server;
 use crate::paths::{PathError, Paths};
 use crate::settings::{Settings, SettingsError};
 use crate::supervisor::{BeginError, End, Supervisor};
+use crate::system_proxy::Keeper;
 use crate::systemd::Manager;
+use crate::updates;
 
 /// Answers that are being written when the daemon ends have so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -133,10 +135,11 @@ async fn serve(
     listener: Option<OwnedFd>,
 ) -> Result<(End, OwnedFd), DaemonError> {
     let path = paths.socket();
-    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings).await?;
+    let keeper = Rc::new(Keeper::new(paths.clone()));
+    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings.clone()).await?;
     let instance_id = supervisor.instance_id();
     let told = handle.clone();
-    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
+    let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths.clone()));
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),
@@ -150,8 +153,12 @@ async fn serve(
         manager.alive();
         let watched = Rc::clone(&manager);
         supervisor.every_housekeeping(move || watched.alive());
+        let told = told.clone();
         executor.spawn(async move { manager.follow(told).await }).detach();
     }
+    executor.spawn(updates::follow(paths.clone(), told.clone(), settings.clone())).detach();
+    let (kept, following) = (Rc::clone(&keeper), told.clone());
+    let system_proxy = executor.spawn(async move { kept.follow(following, settings).await });
     tracing::info!(%instance_id, pid = std::process::id(), "xrat {} listens at {}", env!("CARGO_PKG_VERSION"), path.display());
 
     let end = {
@@ -176,7 +183,13 @@ async fn serve(
             bus.close(DRAIN_TIMEOUT).await;
         }
     };
-    join(server.drain(DRAIN_TIMEOUT), left).await;
+    let restored = async {
+        system_proxy.cancel().await;
+        if end == End::Exit {
+            keeper.finish().await;
+        }
+    };
+    join(join(server.drain(DRAIN_TIMEOUT), left), restored).await;
     let listener = server.listener().map_err(failed)?;
     Ok((end, listener))
 }

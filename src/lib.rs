@@ -8,6 +8,8 @@
 //! | [`daemon`], [`log`], [`systemd`] | the daemon's process |
 //! | [`ipc`] | the Unix socket: JSON, protocol version 1 |
 //! | [`bus`] | the session D-Bus: `org.xrat.Daemon1` |
+//! | [`system_proxy`] | the desktop's proxy settings point at the session, and get their own values back |
+//! | [`updates`] | subscriptions are updated when they are due |
 //! | [`import`] | links from anywhere into the store |
 //! | [`supervisor`] | the one owner of the session: decides and carries out |
 //! | [`gate`] | the public addresses: who gets new connections, and what happens while there is no engine |
@@ -38,4 +40,6 @@ pub mod probe;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod system_proxy;
 pub mod systemd;
+pub mod updates;

@@ -1,6 +1,8 @@
 //! Where things live: the root directory and every file in it.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -162,6 +164,23 @@ impl Paths {
     /// The log of a daemon that runs in the background.
     pub fn daemon_log(&self) -> PathBuf {
         self.logs().join("daemon.log")
+    }
+
+    /// What the desktop's own proxy settings were before xrat changed them. Not in the runtime directory: it outlives
+    /// whoever wrote it.
+    pub fn system_proxy(&self) -> PathBuf {
+        self.root.join("system-proxy.json")
+    }
+
+    /// Locked while those settings are changed.
+    pub fn system_proxy_lock(&self) -> PathBuf {
+        self.root.join("system-proxy.lock")
+    }
+
+    /// Whether a word is the path of a [`Paths::session_file`] of this root: an argument of its engines.
+    pub fn is_session_file(&self, word: &OsStr) -> bool {
+        let prefix = self.runtime().join("session-");
+        word.as_bytes().starts_with(prefix.as_os_str().as_bytes()) && word.as_bytes().ends_with(b".json")
     }
 
     /// The engine's file of a session: credentials inside, there only until the engine is ready.

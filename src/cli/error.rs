@@ -18,6 +18,7 @@ use crate::probe::batch::BatchError;
 use crate::probe::stored::TestError;
 use crate::settings::SettingsError;
 use crate::store::{FindError, StoreError};
+use crate::system_proxy::SystemProxyError;
 
 /// The exit codes. Scripts depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +164,12 @@ pub(super) enum CliError {
         /// How many.
         untested: usize,
     },
+    /// The desktop's proxy settings, or their journal.
+    #[error(transparent)]
+    SystemProxy(#[from] SystemProxyError),
+    /// The proxy settings of one desktop, when the others are done.
+    #[error("{0}")]
+    Desktop(String),
     /// Standard output.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -185,7 +192,12 @@ impl CliError {
     /// The exit code.
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Self::Arguments(_) | Self::NotUtf8 | Self::Usage(_) | Self::Settings(_) | Self::Url(_) => Exit::Usage,
+            Self::Arguments(_)
+            | Self::NotUtf8
+            | Self::Usage(_)
+            | Self::Settings(_)
+            | Self::Url(_)
+            | Self::SystemProxy(SystemProxyError::Credentials) => Exit::Usage,
             Self::Refused(answer) => match answer.code {
                 400 => Exit::Usage,
                 404 => Exit::NotFound,
@@ -193,7 +205,7 @@ impl CliError {
                 _ => Exit::Failed,
             },
             Self::Client(ClientError::NotReachable { .. }) | Self::DaemonEnded => Exit::NotReachable,
-            Self::Daemon(DaemonError::Locked(_)) => Exit::Conflict,
+            Self::Daemon(DaemonError::Locked(_)) | Self::SystemProxy(SystemProxyError::Busy { .. }) => Exit::Conflict,
             Self::Daemon(DaemonError::Settings(_)) | Self::NotStarted { usage: true, .. } => Exit::Usage,
             Self::Interrupted { .. } => Exit::Interrupted,
             Self::Find(FindError::Missing(_)) | Self::NoSubscription(_) => Exit::NotFound,
@@ -214,6 +226,8 @@ impl CliError {
             | Self::Discover(_)
             | Self::Batch(_)
             | Self::NoneWorks
+            | Self::SystemProxy(_)
+            | Self::Desktop(_)
             | Self::Output(_)
             | Self::Told => Exit::Failed,
         }

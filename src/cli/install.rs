@@ -215,6 +215,8 @@ mod tests {
         let unit = unit(Path::new("/opt/x y/xrat"), &paths).unwrap();
         assert!(unit.contains("\nExecStart=\"/opt/x y/xrat\" --root \"/srv/my root\" daemon run\n"), "{unit}");
         assert!(unit.contains("\nExecReload=\"/opt/x y/xrat\" --root \"/srv/my root\" daemon restart\n"), "{unit}");
+        let stopped = "\nExecStopPost=\"/opt/x y/xrat\" --root \"/srv/my root\" system-proxy off --if-orphaned\n";
+        assert!(unit.contains(stopped), "{unit}");
         let service = service(Path::new("/opt/x y/xrat"), &paths).unwrap();
         assert!(service.contains("\nExec='/opt/x y/xrat' --root '/srv/my root' daemon run\n"), "{service}");
     }

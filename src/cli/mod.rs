@@ -22,6 +22,7 @@ mod render;
 mod source;
 mod status;
 mod subscription;
+mod system_proxy;
 mod test;
 
 use std::ffi::OsString;
@@ -81,6 +82,7 @@ commands! {
     Env(env::Env),
     Events(events::Events),
     Proxy(proxy::Proxy),
+    SystemProxy(system_proxy::SystemProxy),
     History(history::History),
     Daemon(daemon::Daemon),
     Import(import::Import),

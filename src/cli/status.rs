@@ -110,6 +110,9 @@ async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli)
         }
         render::fields(&mut cli.out, &fields)?;
     }
+    if let Some(text) = system_proxy(paths) {
+        render::fields(&mut cli.out, &[("system proxy", text)])?;
+    }
     if let Some(failure) = status.last_failure.filter(|_| status.state != State::Connected) {
         let at = failure.at.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S");
         let text = format!("{at}, config {}: {}", failure.config_id, failure.detail);
@@ -123,6 +126,21 @@ async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli)
         )?;
     }
     Ok(())
+}
+
+/// The desktop's proxy settings in a few words, where they are used or were meant to be.
+fn system_proxy(paths: &Paths) -> Option<String> {
+    match crate::system_proxy::summary(paths) {
+        Ok(summary) => match (summary.problem, summary.on) {
+            (Some(problem), _) => Some(problem),
+            (None, Some((_, desktops))) => {
+                let names: Vec<_> = desktops.iter().map(ToString::to_string).collect();
+                Some(format!("on ({})", names.join(", ")))
+            }
+            (None, None) => None,
+        },
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// What flowed between two looks.

@@ -8,7 +8,7 @@ use super::{Store, StoreError, time_text, time_value};
 use crate::config::{ConfigId, Secret};
 
 /// The key of a row of `subscriptions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SubscriptionId(pub i64);
 

@@ -1,8 +1,6 @@
 //! What an earlier daemon left: sessions to adopt, engines to end, rows to close.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -240,11 +238,8 @@ async fn close_stopped(context: &Context, row: &SessionRow) -> Result<(), StoreE
 
 /// Ends engines that run with a session file of this root and that no row knows.
 async fn end_strangers(context: &Context) {
-    let prefix = context.paths.runtime().join("session-").into_os_string();
-    let is_session_file =
-        |word: &OsStr| word.as_bytes().starts_with(prefix.as_bytes()) && word.as_bytes().ends_with(b".json");
     let known: HashSet<u32> = context.engines.borrow().values().map(|running| running.process.identity().pid).collect();
-    for (identity, argument) in processes_with_argument(is_session_file) {
+    for (identity, argument) in processes_with_argument(|word| context.paths.is_session_file(word)) {
         if known.contains(&identity.pid) {
             continue;
         }

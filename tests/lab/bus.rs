@@ -154,13 +154,18 @@ impl Bus {
 
     /// Reads every signal of the daemon's objects from now on.
     pub fn monitor(&self) -> Monitor {
+        self.monitor_of("path_namespace='/org/xrat/Daemon1'")
+    }
+
+    /// Reads every signal that a match rule is about, from now on.
+    pub fn monitor_of(&self, rule: &str) -> Monitor {
         let mut stdout = None;
         let mut stderr = None;
         let (out, out_write) = std::io::pipe().unwrap();
         let (err, err_write) = std::io::pipe().unwrap();
         let guard = Guard::spawn(Path::new("busctl"), |command| {
             command.arg(format!("--address={}", self.address())).args(["--json=short", "monitor"]);
-            command.arg("--match=type='signal',path_namespace='/org/xrat/Daemon1'");
+            command.arg(format!("--match=type='signal',{rule}"));
             command.stdin(Stdio::null()).stdout(out_write).stderr(err_write);
             stdout = Some(out);
             stderr = Some(err);
