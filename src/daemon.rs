@@ -16,6 +16,7 @@ use rustix::io::{Errno, FdFlags};
 use smol::LocalExecutor;
 
 use crate::bus::Bus;
+use crate::event::BusPresence;
 use crate::ipc::server::Server;
 use crate::paths::{PathError, Paths};
 use crate::settings::{Settings, SettingsError};
@@ -137,6 +138,9 @@ async fn serve(
     let instance_id = supervisor.instance_id();
     let told = handle.clone();
     let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths));
+    if bus.is_none() {
+        handle.on_bus(BusPresence::Off).await;
+    }
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),
@@ -149,6 +153,10 @@ async fn serve(
         manager.ready();
         manager.alive();
         let watched = Rc::clone(&manager);
+        if let Some(limit) = manager.watchdog() {
+            // As sd_watchdog_enabled(3) has it.
+            supervisor.keep_house_within(limit / 2);
+        }
         supervisor.every_housekeeping(move || watched.alive());
         executor.spawn(async move { manager.follow(told).await }).detach();
     }

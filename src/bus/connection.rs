@@ -19,6 +19,7 @@ use super::rotation::Rotation;
 use super::runtime::Runtime;
 use super::view::View;
 use super::{Bus, NAME, PATH, Shared, follow};
+use crate::event::BusPresence;
 use crate::supervisor::Subscription;
 
 /// A bus that does not answer by then is none.
@@ -62,6 +63,7 @@ pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
                 let admitted = Cell::new(false);
                 let why = serve(&bus, &shared, events, &admitted).await;
                 presence.connected.take();
+                presence.handle.on_bus(BusPresence::Absent).await;
                 // One that throws us out again and again is not asked all the time.
                 if admitted.get() {
                     pauses = Pauses::quick();
@@ -151,7 +153,8 @@ async fn serve(bus: &Connection, shared: &Shared, events: Subscription, admitted
         std::future::pending().await
     };
     let naming = async {
-        own_name(bus, admitted).await?;
+        own_name(bus, shared, admitted).await?;
+        shared.handle.on_bus(BusPresence::Owned).await;
         tracing::info!("on the session bus as {NAME}");
         follow::tell_all(shared, bus).await?;
         std::future::pending().await
@@ -164,7 +167,7 @@ async fn serve(bus: &Connection, shared: &Shared, events: Subscription, admitted
 }
 
 /// Waits until the name is ours. An owner is never replaced, and cannot replace us.
-async fn own_name(bus: &Connection, admitted: &Cell<bool>) -> zbus::Result<()> {
+async fn own_name(bus: &Connection, shared: &Shared, admitted: &Cell<bool>) -> zbus::Result<()> {
     let proxy = DBusProxy::new(bus).await?;
     // Before the question: the owner may end between the two.
     let mut owners = proxy.receive_name_owner_changed_with_args(&[(0, NAME)]).await?;
@@ -181,6 +184,7 @@ async fn own_name(bus: &Connection, admitted: &Cell<bool>) -> zbus::Result<()> {
             tracing::warn!(
                 "another daemon has the name {NAME} on the session bus; this one takes it when that one ends"
             );
+            shared.handle.on_bus(BusPresence::Taken).await;
         }
         loop {
             let Some(change) = owners.next().await else { return Err(zbus::Error::Failure("closed".into())) };

@@ -54,7 +54,7 @@ impl Install {
             steps.command(command)?;
         }
         if !self.dry_run {
-            writeln!(cli.out, "The daemon starts at your next login; now: systemctl --user start xrat")?;
+            writeln!(cli.out, "The daemon starts at your next login; now: xrat daemon start")?;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ pub use self::handle::Handle;
 use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
 use self::start::GiveUp;
 use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
-use crate::event::{Event, Reason, SessionId, State, Status};
+use crate::event::{BusPresence, Event, Reason, SessionId, State, Status};
 use crate::gate::Behind;
 use crate::paths::Paths;
 use crate::settings::Settings;
@@ -105,6 +105,8 @@ pub struct Supervisor {
     /// Replaced engines, the oldest first, each with the way to end its drain.
     drains: VecDeque<(SessionId, oneshot::Sender<()>)>,
     housekeeping: Vec<Box<dyn Fn()>>,
+    /// Between two rounds of it.
+    housekeeping_every: Duration,
     end: Option<End>,
 }
 
@@ -155,6 +157,7 @@ impl Supervisor {
                 since: info.started_at,
                 session: left.adopted,
                 last_failure: kept.last_failure,
+                bus: BusPresence::default(),
             },
             facts: kept.rotation,
             boot_id,
@@ -178,6 +181,7 @@ impl Supervisor {
             cancel_test: None,
             drains: VecDeque::new(),
             housekeeping: Vec::new(),
+            housekeeping_every: HOUSEKEEPING,
             end: None,
             context,
         };
@@ -195,7 +199,12 @@ impl Supervisor {
         self.context.info.instance_id
     }
 
-    /// Adds something to be done every 15 seconds. It must not block.
+    /// Keeps house at least this often: whoever watches the loop may be less patient than 15 seconds.
+    pub fn keep_house_within(&mut self, limit: Duration) {
+        self.housekeeping_every = self.housekeeping_every.min(limit);
+    }
+
+    /// Adds something to be done every 15 seconds, or more often. It must not block.
     pub fn every_housekeeping(&mut self, work: impl Fn() + 'static) {
         self.housekeeping.push(Box::new(work));
     }
@@ -205,7 +214,7 @@ impl Supervisor {
         let context = Rc::clone(&self.context);
         let writer = write_all(Rc::clone(&context), self.writes.clone()).fuse();
         let gates = context.executor.run(std::future::pending::<()>()).fuse();
-        let housekeeping = StreamExt::fuse(Timer::interval(HOUSEKEEPING));
+        let housekeeping = StreamExt::fuse(Timer::interval(self.housekeeping_every));
         let calls = self.calls.clone().fuse();
         pin_mut!(writer, gates, housekeeping, calls);
         let end = loop {
@@ -299,6 +308,7 @@ impl Supervisor {
                 let _ = reply.send(subscription);
                 None
             }
+            Call::OnBus(presence) => Some(Input::OnBus(presence)),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -72,6 +73,9 @@ pub struct Daemon {
     foreground: Option<Guard>,
     socks: Port,
     http: Port,
+    /// Nothing says which root it is.
+    usual: bool,
+    program: PathBuf,
     home: Scratch,
 }
 
@@ -81,16 +85,29 @@ impl Daemon {
     /// `settings` are lines of dotted keys, as `runtime.health.url = "http://127.0.0.1:20000/generate_204"`: they
     /// join the lab's own (the ports), and win over them.
     pub fn new(settings: &[&str]) -> Self {
+        Self::with(settings, false)
+    }
+
+    /// [`Daemon::new`] with the root that is used when nothing names one, in a home of its own.
+    pub fn at_home(settings: &[&str]) -> Self {
+        Self::with(settings, true)
+    }
+
+    fn with(settings: &[&str], usual: bool) -> Self {
         let home = Scratch::new();
-        let root = home.dir("r");
         home.dir("h");
         home.dir("x");
+        let root = home.path().join(if usual { "h/.config/xrat" } else { "r" });
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).unwrap();
         let daemon = Self {
             environment: environment(home.path()),
             foreground: None,
             socks: ports::take(),
             http: ports::take(),
             root,
+            usual,
+            program: program(),
             home,
         };
         daemon.configure(settings);
@@ -124,6 +141,25 @@ impl Daemon {
     /// Sets a variable for everything started from now on.
     pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), Some(value.into())));
+    }
+
+    /// Has the program run from another place from now on: `name`, a path in the home.
+    pub fn install_program(&mut self, name: &str) {
+        let path = self.home().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Not by writing it: what another test starts at that moment would hold it open, and then it cannot be executed.
+        assert!(Command::new("cp").arg(program()).arg(&path).status().unwrap().success());
+        self.program = path;
+    }
+
+    /// Its user's home.
+    pub fn home(&self) -> PathBuf {
+        self.home.path().join("h")
+    }
+
+    /// Its user's directory for sockets.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.home.path().join("x")
     }
 
     /// The root directory.
@@ -207,7 +243,7 @@ impl Daemon {
 
     /// The command `xrat --root ROOT ARGUMENTS` with the lab's environment, for tests that run it their own way.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         self.prepare(&mut command, arguments);
         command
     }
@@ -240,7 +276,7 @@ impl Daemon {
     pub fn run(&mut self) {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.home.path().join("daemon.log")).unwrap();
-        let guard = Guard::spawn(&program(), |command| {
+        let guard = Guard::spawn(&self.program, |command| {
             self.prepare(command, &["daemon", "run"]);
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         });
@@ -375,7 +411,10 @@ impl Daemon {
     }
 
     fn prepare(&self, command: &mut Command, arguments: &[&str]) {
-        command.arg("--root").arg(&self.root).args(arguments);
+        if !self.usual {
+            command.arg("--root").arg(&self.root);
+        }
+        command.args(arguments);
         command.current_dir(self.home.path());
         for (name, value) in &self.environment {
             match value {
