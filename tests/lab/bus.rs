@@ -20,7 +20,6 @@ pub const PATH: &str = "/org/xrat/Daemon1";
 /// A bus of its own for one test; ends on drop.
 pub struct Bus {
     guard: Option<Guard>,
-    arguments: &'static [&'static str],
     home: Scratch,
 }
 
@@ -37,21 +36,19 @@ impl Bus {
     /// Starts a bus; nothing can be activated on it but what is in [`Bus::services`]. `None` (after saying so) where
     /// its programs are missing.
     pub fn start() -> Option<Self> {
-        Self::start_with(&[], None)
+        let mut bus = Self::prepare(None)?;
+        bus.run();
+        Some(bus)
     }
 
-    /// A bus that has a service manager start what names a unit, and also knows the files in `services`.
-    pub fn start_for_systemd(services: &Path) -> Option<Self> {
-        Self::start_with(&["--systemd-activation"], Some(services))
-    }
-
-    fn start_with(arguments: &'static [&'static str], services: Option<&Path>) -> Option<Self> {
+    /// A bus that does not run yet, and also knows the files in `services`.
+    pub fn prepare(services: Option<&Path>) -> Option<Self> {
         if !["dbus-daemon", "busctl", "gdbus"].into_iter().all(super::tool) {
             return None;
         }
         let home = Scratch::new();
         home.dir("services");
-        let mut bus = Self { guard: None, arguments, home };
+        let bus = Self { guard: None, home };
         let config = format!(
             r#"<busconfig>
   <type>session</type><listen>{}</listen><auth>EXTERNAL</auth><servicedir>{}</servicedir>{}
@@ -62,7 +59,6 @@ impl Bus {
             services.map(|path| format!("<servicedir>{}</servicedir>", path.display())).unwrap_or_default()
         );
         bus.home.file("bus.conf", config);
-        bus.run();
         Some(bus)
     }
 
@@ -70,18 +66,11 @@ impl Bus {
     pub fn run(&mut self) {
         let socket = self.home.path().join("bus");
         let _ = std::fs::remove_file(&socket);
-        let config = self.home.path().join("bus.conf");
+        let config = self.config();
         let log = std::fs::File::create(self.home.path().join("bus.log")).unwrap();
         let home = self.home.path().to_owned();
-        let arguments = self.arguments;
         self.guard = Some(Guard::spawn(Path::new("dbus-daemon"), |command| {
-            command
-                .arg("--config-file")
-                .arg(&config)
-                .arg("--nofork")
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null());
+            command.arg("--config-file").arg(&config).arg("--nofork").stdin(Stdio::null()).stdout(Stdio::null());
             command.stderr(log).env("XDG_RUNTIME_DIR", &home);
         }));
         wait_until("the bus answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
@@ -95,6 +84,11 @@ impl Bus {
     /// What `DBUS_SESSION_BUS_ADDRESS` has to be.
     pub fn address(&self) -> String {
         format!("unix:path={}", self.home.path().join("bus").display())
+    }
+
+    /// The file that `dbus-daemon` reads.
+    pub fn config(&self) -> PathBuf {
+        self.home.path().join("bus.conf")
     }
 
     /// The directory of the files that say how a name is activated.

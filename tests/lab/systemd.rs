@@ -55,8 +55,8 @@ impl Manager {
             return skip("systemd", &format!("systemd --user needs a user namespace: {why}"), ADVICE);
         }
         let home = daemon.home().to_owned();
-        let bus = Bus::start_for_systemd(&home.join(".local/share/dbus-1/services"))?;
-        let units = units(&home);
+        let bus = Bus::prepare(Some(&home.join(".local/share/dbus-1/services")))?;
+        let units = units(&home, &bus);
         let config = home.join(".config/systemd/user");
         fs::create_dir_all(&config).unwrap();
         daemon.set_env("DBUS_SESSION_BUS_ADDRESS", bus.address());
@@ -86,6 +86,10 @@ impl Manager {
         let private = daemon.runtime_dir().join("systemd/private");
         wait_until("the service manager listens", || private.exists());
         wait_until("the service manager runs", || manager.systemctl(&["is-active", "default.target"]).is_ok());
+        manager.systemctl(&["start", "dbus.socket"]).unwrap();
+        wait_until("the service manager is on its bus", || {
+            manager.bus.busctl(&["status", "org.freedesktop.systemd1"]).is_ok()
+        });
         Some(manager)
     }
 
@@ -163,8 +167,8 @@ fn can_pretend() -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
 }
 
-/// The units that every manager needs.
-fn units(home: &Path) -> PathBuf {
+/// The units that every manager needs, and its bus: it goes only to one that it runs itself.
+fn units(home: &Path, bus: &Bus) -> PathBuf {
     let directory = home.join("units");
     fs::create_dir(&directory).unwrap();
     for entry in fs::read_dir(UNITS).unwrap().flatten() {
@@ -173,6 +177,14 @@ fn units(home: &Path) -> PathBuf {
             std::os::unix::fs::symlink(entry.path(), directory.join(name)).unwrap();
         }
     }
+    let address = bus.address();
+    let socket = format!("[Socket]\nListenStream={}\n", address.trim_start_matches("unix:path="));
+    let service = format!(
+        "[Service]\nExecStart=dbus-daemon --config-file={} --address=systemd: --nofork --nopidfile --systemd-activation\n",
+        bus.config().display()
+    );
+    fs::write(directory.join("dbus.socket"), socket).unwrap();
+    fs::write(directory.join("dbus.service"), service).unwrap();
     directory
 }
 
