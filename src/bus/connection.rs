@@ -13,6 +13,7 @@ use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::fdo::{DBusProxy, RequestNameFlags, RequestNameReply};
 
+use super::appear::Appearance;
 use super::configs::Configs;
 use super::daemon::Daemon;
 use super::rotation::Rotation;
@@ -26,7 +27,7 @@ use crate::supervisor::Subscription;
 const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a bus went away it is looked for at once, then less and less often.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// For the first minute at least this often: a new bus is there soon, or with the next login.
+/// For the first minute at least this often, in case that its socket cannot be watched.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// So many looks are a minute of those.
 const QUICK_LOOKS: u32 = 34;
@@ -58,6 +59,8 @@ pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
     let mut pauses = Pauses::slow();
     let mut told = false;
     loop {
+        // From before the attempt on: a bus that comes during it is not missed.
+        let appearance = Appearance::watch();
         match connect(presence, executor).await {
             Ok(Some((bus, shared, events))) => {
                 let admitted = Cell::new(false);
@@ -80,7 +83,15 @@ pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
                 told = true;
             }
         }
-        Timer::after(pauses.next()).await;
+        let comes = async {
+            match &appearance {
+                Some(appearance) => appearance.comes().await,
+                None => std::future::pending().await,
+            }
+        };
+        if let Either::Left(_) = select(pin!(comes), Timer::after(pauses.next())).await {
+            pauses = Pauses::quick();
+        }
     }
 }
 
@@ -100,7 +111,7 @@ impl Pauses {
     }
 
     fn next(&mut self) -> Duration {
-        self.looks += 1;
+        self.looks = self.looks.saturating_add(1);
         let pause = self.next;
         self.next = if self.looks >= QUICK_LOOKS { SLOW_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         pause

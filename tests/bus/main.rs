@@ -5,6 +5,7 @@
 mod lab;
 mod life;
 mod presence;
+mod same;
 mod session;
 
 use std::os::unix::net::UnixDatagram;
