@@ -95,24 +95,35 @@ fn the_whole_life_with_python() {
 
 #[test]
 fn every_line_of_the_page_works() {
-    let Some(set) = Set::start(&[]) else { return };
+    let Some(mut set) = Set::start(&[]) else { return };
     assert_eq!(set.ids, [1, 2], "the page speaks of these");
     let page = std::fs::read_to_string(source_dir().join("docs/dbus.md")).unwrap();
     let mut members = Vec::new();
     for block in page.split("```sh\n").skip(1) {
         for line in block.split("```").next().unwrap().lines() {
-            // A restart takes it away for a moment.
-            set.bus.wait_for_name();
+            let instance = ["get-property", NAME, PATH, DAEMON, "InstanceId"];
+            let before = set.bus.busctl(&instance).unwrap();
             let output = on(&set.bus, "sh").args(["-euc", line]).output().unwrap();
             assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
-            members.extend(line.split([' ', '.']).map(str::to_owned));
+            let member = |word: &str| (line.split(' ').next().unwrap().to_owned(), word.to_owned());
+            members.extend(line.split([' ', '.']).map(member));
+            if line.contains("Restart") {
+                wait_until("it has begun again", || set.bus.busctl(&instance).is_ok_and(|now| now != before));
+            } else if line.contains("Shutdown") {
+                set.daemon.wait();
+                set.daemon.run();
+                set.bus.wait_for_name();
+            }
         }
     }
     for name in [DAEMON, RUNTIME, ROTATION, CONFIGS, "org.xrat.Daemon1.Job"] {
         let golden = std::fs::read_to_string(source_dir().join(format!("dbus/{name}.xml"))).unwrap();
         let lines = golden.lines().filter(|line| line.contains("<method name=") || line.contains("<property name="));
         for member in lines.map(|line| line.split('"').nth(1).unwrap()) {
-            assert!(members.iter().any(|word| word == member), "{name}.{member} has no line in docs/dbus.md");
+            for tool in ["busctl", "gdbus"] {
+                let has_line = members.iter().any(|(with, word)| with == tool && word == member);
+                assert!(has_line, "{name}.{member} has no line with {tool} in docs/dbus.md");
+            }
         }
     }
 }

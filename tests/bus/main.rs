@@ -5,6 +5,7 @@
 mod lab;
 mod life;
 mod presence;
+mod programs;
 mod same;
 mod session;
 

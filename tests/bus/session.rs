@@ -167,21 +167,24 @@ fn the_setter_tells_of_a_change_once() {
 
 #[test]
 fn a_property_that_is_set_while_the_daemon_ends_is_refused_in_our_words() {
-    let Some(set) = Set::start(&[]) else { return };
-    let session = set.connect(0);
-    // An engine that does not hear keeps the daemon from ending for a while.
-    let engine = u32::try_from(session["pid"].as_u64().unwrap()).unwrap();
-    process::signal_pid(engine, Signal::STOP);
+    let dir = Scratch::new();
+    let gate = Gate::new(dir.path().join("gate"));
+    let program = dir.path().join("v2ray");
+    // It does not hear when it is told to end, which keeps the daemon from ending until the gate opens.
+    let Some(()) = wrapper(&program, KIND, &format!("trap '' TERM; {}; exit 0", gate.line())) else { return };
+    let setting = format!("paths.v2ray = \"{}\"", program.display());
+    let Some(set) = Set::start(&[&setting]) else { return };
+    let mut call = set.bus.gdbus_command("org.xrat.Daemon1.Runtime.Connect", &["1"]).spawn().unwrap();
+    let withheld = gate.reached();
     set.bus.call(DAEMON, "Shutdown", &[]);
     let set_enabled = ["org.xrat.Daemon1.Rotation", "Enabled", "<true>"];
     let refused = set.bus.gdbus("org.freedesktop.DBus.Properties.Set", &set_enabled).unwrap_err();
-    assert_eq!(
-        (refused.name.as_str(), refused.message.as_str()),
-        ("org.xrat.Daemon1.Error.Conflict", "the daemon is ending")
-    );
+    let wanted = ("org.xrat.Daemon1.Error.Conflict", "the daemon is ending");
+    assert_eq!((refused.name.as_str(), refused.message.as_str()), wanted);
     let started = set.bus.gdbus("org.xrat.Daemon1.Rotation.Start", &[]).unwrap_err();
     assert_eq!(started, refused, "Start and the property say the same");
-    process::signal_pid(engine, Signal::CONT);
+    drop(withheld);
+    assert!(!call.wait().unwrap().success());
     wait_until("nothing of the daemon is left", || set.daemon.processes().is_empty());
 }
 
