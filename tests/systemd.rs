@@ -140,6 +140,15 @@ fn the_commands_go_through_the_unit() {
     assert!(said.starts_with("Started"), "{said}");
     assert_eq!(manager.show("ActiveState"), "failed");
     daemon.xrat(&["--root", other.to_str().unwrap(), "daemon", "stop"]).ok();
+
+    // Unless it was installed for that root.
+    daemon.xrat(&["--root", other.to_str().unwrap(), "daemon", "install"]).ok();
+    daemon.xrat(&["--root", other.to_str().unwrap(), "daemon", "start"]).ok();
+    assert_eq!(manager.show("ActiveState"), "active");
+    assert!(daemon.xrat(&["daemon", "start"]).ok().stdout.starts_with("Started"));
+    assert_ne!(manager.main_pid(), daemon.pid(), "the usual root has a daemon without a unit");
+    daemon.xrat(&["daemon", "stop"]).ok();
+    assert_eq!(manager.show("ActiveState"), "active");
 }
 
 #[test]

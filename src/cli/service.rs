@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::error::{CliError, Exit};
+use super::install::unit_file;
 use crate::paths::Paths;
 
 const UNIT: &str = "xrat.service";
@@ -16,17 +17,22 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// The unit, if it is installed and runs the daemon of this root; none without a service manager either. A unit is
-    /// only ever asked for the default root: there is one a user.
+    /// The unit, if it is installed and runs the daemon of this root; none without a service manager either.
     pub(super) fn of(paths: &Paths) -> Option<Self> {
-        if !paths.is_default() {
+        // A package's unit runs the default root; only `daemon install` makes one for another.
+        if !paths.is_default() && !unit_file().is_ok_and(|file| file.exists()) {
             return None;
         }
         let said = show(&["LoadState", "ActiveState", "ExecStart"])?;
         let value = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        // One that was installed with another root runs that one's daemon.
-        let is_ours = value("LoadState") == Some("loaded") && !value("ExecStart")?.contains(" --root ");
-        is_ours.then(|| Self { state: value("ActiveState").unwrap_or_default().to_owned() })
+        let command = value("ExecStart")?;
+        let same_root = if paths.is_default() {
+            !command.contains(" --root ")
+        } else {
+            command.contains(&format!(" --root {} daemon run", paths.root().display()))
+        };
+        (value("LoadState") == Some("loaded") && same_root)
+            .then(|| Self { state: value("ActiveState").unwrap_or_default().to_owned() })
     }
 
     /// Whether it runs, or is about to: also while systemd waits before it starts it again.
