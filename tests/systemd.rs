@@ -164,6 +164,7 @@ fn a_stuck_loop_is_replaced_and_its_engine_adopted() {
             (now != last).then_some(now)
         });
     }
+    assert_eq!((set.manager.main_pid(), set.manager.show("NRestarts").as_str()), (pid, "0"), "it was never late");
     let mut download = set.download();
     process::signal_pid(pid, Signal::STOP);
     assert_eq!(set.page(), 200, "the engine serves meanwhile");

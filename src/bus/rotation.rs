@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zbus::Connection;
+use zbus::{Connection, DBusError};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 
@@ -72,7 +72,7 @@ impl Rotation {
         let _setting = self.0.view.setting(enabled);
         let command = if enabled { Command::ProxyStart {} } else { Command::ProxyStop {} };
         let Err(error) = self.0.answer(self.0.change(command)).await else { return Ok(()) };
-        let text = error.to_string();
+        let text = error.description().unwrap_or_default().to_owned();
         // A setter's error can only have a name of D-Bus's own, so the answer that has ours is sent from here, and none
         // follows. What is held up by that ends with the connection: this is refused only while the daemon ends.
         if let (Error::Conflict(_), Some(header)) = (&error, header) {
