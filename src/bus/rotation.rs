@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use zbus::{Connection, DBusError};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
+use zbus::{Connection, DBusError};
 
 use super::errors::Error;
 use super::values::{self, Dict};

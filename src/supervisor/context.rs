@@ -16,6 +16,7 @@ use crate::engine::api::{Api, PublicInbound};
 use crate::engine::process::Process;
 use crate::engine::{Engine, SessionFiles};
 use crate::event::SessionId;
+use crate::gate::Handover;
 use crate::paths::Paths;
 use crate::settings::Settings;
 use crate::store::{Shared, Store, StoreError};
@@ -38,6 +39,8 @@ pub(super) struct Context {
     pub(super) machine_id: String,
     pub(super) engines: RefCell<HashMap<SessionId, Rc<Running>>>,
     pub(super) gates: RefCell<Vec<OpenGate>>,
+    /// Listeners that the daemon before a restart in place had, until they are gates again.
+    pub(super) handed: RefCell<Vec<Handover>>,
     /// Runs the gates, which have no end to wait for.
     pub(super) executor: LocalExecutor<'static>,
     pub(super) writes: Sender<Write>,

@@ -43,7 +43,7 @@ use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
 use self::start::GiveUp;
 use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
 use crate::event::{BusPresence, Event, Reason, SessionId, State, Status};
-use crate::gate::Behind;
+use crate::gate::{Behind, Handover};
 use crate::paths::Paths;
 use crate::settings::Settings;
 use crate::store::{Shared, Store, StoreError};
@@ -56,12 +56,12 @@ const MAX_WRITES: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
 
 /// How the daemon ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum End {
     /// As asked.
     Exit,
-    /// To be executed again, with session and engine left as they are.
-    Restart,
+    /// To be executed again, with session and engine left as they are, and the public listeners that nobody else has.
+    Restart(Vec<Handover>),
 }
 
 /// What woke the loop.
@@ -111,11 +111,12 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Opens the store, looks at what an earlier daemon left, and takes over what is alive.
+    /// Opens the store, looks at what an earlier daemon left, and takes over what is alive. `handed` are the listeners that
+    /// a restart in place handed over.
     ///
     /// # Errors
     /// See [`BeginError`].
-    pub async fn begin(paths: Paths, settings: Settings) -> Result<(Self, Handle), BeginError> {
+    pub async fn begin(paths: Paths, settings: Settings, handed: Vec<Handover>) -> Result<(Self, Handle), BeginError> {
         let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
         let boot_id = crate::engine::process::boot_id()?;
         let database = paths.database();
@@ -138,6 +139,7 @@ impl Supervisor {
             machine_id: crate::engine::process::machine_id(),
             engines: RefCell::default(),
             gates: RefCell::default(),
+            handed: RefCell::new(handed),
             executor: LocalExecutor::new(),
             writes: writes_in,
         });
@@ -191,6 +193,8 @@ impl Supervisor {
         }
         let effects = supervisor.machine.begin(wanted, now());
         supervisor.carry_out(effects);
+        // Those of addresses that nothing is to listen on any more.
+        supervisor.context.handed.borrow_mut().clear();
         Ok((supervisor, Handle { calls: calls_in }))
     }
 
@@ -218,7 +222,7 @@ impl Supervisor {
         let calls = self.calls.clone().fuse();
         pin_mut!(writer, gates, housekeeping, calls);
         let end = loop {
-            if let Some(end) = self.end {
+            if let Some(end) = self.end.take() {
                 break end;
             }
             self.alarm.set(self.machine.deadline());
@@ -258,7 +262,7 @@ impl Supervisor {
                 self.feed(input);
             }
         };
-        if end == End::Exit {
+        if matches!(end, End::Exit) {
             self.end_drains().await;
             self.context.write(Store::set_clean);
         }
@@ -415,7 +419,7 @@ impl Supervisor {
                 );
             }
             Effect::ForgetWanted => context.write(|store| store.set_wanted(None)),
-            Effect::Restart => self.end = Some(End::Restart),
+            Effect::Restart => self.end = Some(End::Restart(context.hand_over())),
             Effect::Exit => self.end = Some(End::Exit),
         }
     }
