@@ -39,7 +39,7 @@ use self::context::{Context, Write, write_all};
 pub use self::events::{Hub, KEPT, MAX_BEHIND, Subscription};
 use self::handle::Call;
 pub use self::handle::Handle;
-use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
+use self::machine::{Beginning, CallId, Effect, Input, Machine, Now};
 use self::start::GiveUp;
 use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
 use crate::event::{BusPresence, Event, Reason, SessionId, State, Status};
@@ -152,7 +152,7 @@ impl Supervisor {
             None => (State::Disconnected, Reason::None),
         };
         let beginning = Beginning {
-            rules: rules(&context.settings()),
+            rules: context.rules(),
             status: Status {
                 state,
                 reason,
@@ -321,10 +321,9 @@ impl Supervisor {
         match Settings::load(&self.context.paths.settings()) {
             Ok((settings, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let rules = rules(&settings);
                 *self.context.settings.borrow_mut() = Rc::new(settings);
                 tracing::info!("settings read again; ports apply at the next session");
-                Some(Input::SettingsRead(rules))
+                Some(Input::SettingsRead(self.context.rules()))
             }
             Err(error) => {
                 tracing::error!("the settings stay as they were: {error}");
@@ -493,19 +492,4 @@ fn now() -> Now {
 /// A random number that is nobody's secret.
 fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().1
-}
-
-fn rules(settings: &Settings) -> Rules {
-    let (health, rotation) = (&settings.runtime.health, &settings.runtime.rotation);
-    Rules {
-        failure_threshold: health.failure_threshold,
-        health_interval: Duration::from_secs(health.interval_secs),
-        rotation_enabled: rotation.enabled,
-        rotation_interval: Duration::from_secs(rotation.interval_secs),
-        health_trigger: rotation.health_trigger_enabled,
-        cooldown: Duration::from_secs(rotation.cooldown_secs),
-        tolerance_ms: rotation.tolerance_ms,
-        max_candidates: rotation.max_candidates.try_into().unwrap_or(usize::MAX),
-        drain: Duration::from_secs(settings.runtime.drain_secs),
-    }
 }

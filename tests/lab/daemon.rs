@@ -14,9 +14,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::client::Proxy;
+use super::environment::environment;
 use super::events::Events;
 use super::ports::{self, Port};
-use super::process::{self, Found, Guard, OWNER_VARIABLE};
+use super::process::{self, Found, Guard};
 use super::scratch::Scratch;
 use super::tls::{Authority, TRUST_VARIABLE};
 use super::{PATIENCE, wait_for_within, wait_until};
@@ -439,34 +440,6 @@ impl Drop for Daemon {
 /// The built program; `scripts/test` names a copy that its unprivileged user can reach.
 pub fn program() -> PathBuf {
     std::env::var_os("XRAT_TEST_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_xrat")), PathBuf::from)
-}
-
-/// A home, a runtime directory and no session bus of the person who runs the tests, and no proxy of theirs.
-fn environment(home: &Path) -> Vec<(OsString, Option<OsString>)> {
-    let mut variables: Vec<(OsString, Option<OsString>)> = vec![
-        (OWNER_VARIABLE.into(), Some(home.into())),
-        ("HOME".into(), Some(home.join("h").into())),
-        ("XDG_RUNTIME_DIR".into(), Some(home.join("x").into())),
-    ];
-    let removed = [
-        "DBUS_SESSION_BUS_ADDRESS",
-        "XRAT_PATH",
-        "XDG_CONFIG_HOME",
-        "XDG_CACHE_HOME",
-        "XDG_STATE_HOME",
-        "NOTIFY_SOCKET",
-        "JOURNAL_STREAM",
-        "all_proxy",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "ALL_PROXY",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-    ];
-    variables.extend(removed.map(|name| (name.into(), None)));
-    variables
 }
 
 fn ping() -> Vec<u8> {

@@ -34,6 +34,7 @@ pub mod bus;
 pub mod client;
 pub mod daemon;
 pub mod engines;
+mod environment;
 pub mod events;
 pub mod left;
 pub mod load;
