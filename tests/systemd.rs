@@ -154,8 +154,8 @@ fn the_commands_go_through_the_unit() {
 #[test]
 fn a_stuck_loop_is_replaced_and_its_engine_adopted() {
     let Some(set) = Set::install() else { return };
-    // Three seconds in place of a minute; the loop must notice that it is watched more closely.
-    set.manager.edit(&set.daemon, "[Service]\nWatchdogSec=3\n");
+    // Five seconds in place of a minute; the loop must notice that it is watched more closely.
+    set.manager.edit(&set.daemon, "[Service]\nWatchdogSec=5\n");
     let (pid, engine) = set.connect();
     let mut last = set.manager.show("WatchdogTimestampMonotonic");
     for _ in 0..2 {
