@@ -16,6 +16,8 @@ use rustix::io::{Errno, FdFlags};
 use smol::LocalExecutor;
 
 use crate::bus::Bus;
+use crate::event::BusPresence;
+use crate::gate::{Handover, Record};
 use crate::ipc::server::Server;
 use crate::paths::{PathError, Paths};
 use crate::settings::{Settings, SettingsError};
@@ -28,6 +30,8 @@ use crate::updates;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Names the descriptors that a restarted daemon inherits: lock and listener.
 const RESTART: &str = "XRAT_RESTART";
+/// The listeners on public addresses that it inherits, as JSON.
+const RESTART_GATES: &str = "XRAT_RESTART_GATES";
 
 /// Why a daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -93,26 +97,27 @@ pub fn run(paths: Paths, manner: Manner) -> Result<(), DaemonError> {
     raise_descriptor_limit();
     paths.create()?;
     let inherited = Inherited::take(&paths);
-    let (lock, listener) = match inherited {
-        Some(Inherited { lock, listener }) => (lock, Some(listener)),
-        None => (take_lock(&paths)?, None),
+    let (lock, listener, gates) = match inherited {
+        Some(Inherited { lock, listener, gates }) => (lock, Some(listener), gates),
+        None => (take_lock(&paths)?, None, Vec::new()),
     };
     crate::log::init(&paths.daemon_log());
     let (settings, warnings) = Settings::load(&paths.settings())?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
     let executor = LocalExecutor::new();
-    let (end, listener) = smol::block_on(executor.run(serve(&executor, paths.clone(), settings, manner, listener)))?;
+    let (end, listener) =
+        smol::block_on(executor.run(serve(&executor, paths.clone(), settings, manner, listener, gates)))?;
     match end {
         End::Exit => {
             let _ = std::fs::remove_file(paths.socket());
             tracing::info!("the daemon ends");
             Ok(())
         }
-        End::Restart => {
+        End::Restart(gates) => {
             let path = program.unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
             tracing::info!("executing {} again", path.display());
-            let source = restart(&path, &paths, manner, &lock, &listener);
+            let source = restart(&path, &paths, manner, &lock, &listener, &gates);
             Err(DaemonError::Restart { path, source })
         }
     }
@@ -133,13 +138,17 @@ async fn serve(
     settings: Settings,
     manner: Manner,
     listener: Option<OwnedFd>,
+    gates: Vec<Handover>,
 ) -> Result<(End, OwnedFd), DaemonError> {
     let path = paths.socket();
     let keeper = Rc::new(Keeper::new(paths.clone()));
-    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings.clone()).await?;
+    let (mut supervisor, handle) = Supervisor::begin(paths.clone(), settings.clone(), gates).await?;
     let instance_id = supervisor.instance_id();
     let told = handle.clone();
     let bus = (!manner.no_dbus).then(|| Bus::new(handle.clone(), paths.clone()));
+    if bus.is_none() {
+        handle.on_bus(BusPresence::Off).await;
+    }
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
     let server = match listener {
         Some(listener) => Server::inherit(&path, listener, handle),
@@ -152,6 +161,10 @@ async fn serve(
         manager.ready();
         manager.alive();
         let watched = Rc::clone(&manager);
+        if let Some(limit) = manager.watchdog() {
+            // As sd_watchdog_enabled(3) has it.
+            supervisor.keep_house_within(limit / 2);
+        }
         supervisor.every_housekeeping(move || watched.alive());
         let told = told.clone();
         executor.spawn(async move { manager.follow(told).await }).detach();
@@ -185,7 +198,7 @@ async fn serve(
     };
     let restored = async {
         system_proxy.cancel().await;
-        if end == End::Exit {
+        if matches!(end, End::Exit) {
             keeper.finish().await;
         }
     };
@@ -205,13 +218,14 @@ fn take_lock(paths: &Paths) -> Result<OwnedFd, DaemonError> {
     }
 }
 
-/// Executes the program in place of this one: same pid, same children, same lock and listener. Returns only its failure.
+/// Executes the program in place of this one: same pid, same children, same lock and listeners. Returns only its failure.
 fn restart(
     program: &std::path::Path,
     paths: &Paths,
     manner: Manner,
     lock: &OwnedFd,
     listener: &OwnedFd,
+    gates: &[Handover],
 ) -> std::io::Error {
     for descriptor in [lock, listener] {
         if let Err(error) = rustix::io::fcntl_setfd(descriptor, FdFlags::empty()) {
@@ -226,6 +240,9 @@ fn restart(
     if manner.no_dbus {
         command.arg("--no-dbus");
     }
+    // One that cannot be kept is opened anew.
+    let records: Vec<_> = gates.iter().filter_map(|gate| gate.keep().ok()).collect();
+    command.env(RESTART_GATES, serde_json::to_string(&records).unwrap_or_default());
     command.env(RESTART, format!("{} {}", lock.as_raw_fd(), listener.as_raw_fd())).exec()
 }
 
@@ -233,6 +250,7 @@ fn restart(
 struct Inherited {
     lock: OwnedFd,
     listener: OwnedFd,
+    gates: Vec<Handover>,
 }
 
 impl Inherited {
@@ -258,6 +276,9 @@ impl Inherited {
         for descriptor in [&lock, &listener] {
             rustix::io::fcntl_setfd(descriptor.as_fd(), FdFlags::CLOEXEC).ok()?;
         }
-        Some(Self { lock, listener })
+        let records = std::env::var(RESTART_GATES).ok();
+        let records: Vec<Record> = records.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let gates = records.into_iter().filter_map(Record::take).collect();
+        Some(Self { lock, listener, gates })
     }
 }

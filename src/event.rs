@@ -282,6 +282,21 @@ pub struct LastFailure {
     pub detail: String,
 }
 
+/// What the daemon is on the session bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BusPresence {
+    /// It was told to leave the bus alone.
+    Off,
+    /// There is no bus, or none yet.
+    #[default]
+    Absent,
+    /// Another daemon has the name; this one takes it when that one ends.
+    Taken,
+    /// It has the name.
+    Owned,
+}
+
 /// Everything `status` shows, at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -295,6 +310,9 @@ pub struct Status {
     pub session: Option<Session>,
     /// The last fault, if there was one since the daemon's database was made.
     pub last_failure: Option<LastFailure>,
+    /// What the daemon is on the session bus.
+    #[serde(default)]
+    pub bus: BusPresence,
 }
 
 /// Something that happened. Serialized with `type` beside its fields.

@@ -34,6 +34,11 @@ impl Manager {
         Some(Self { socket, address: address.ok()?, watchdog: watchdog.map(Duration::from_micros) })
     }
 
+    /// How long the loop may be silent, if that is watched.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
     /// The daemon answers from now on. `STATUS=` follows with [`Manager::follow`].
     pub fn ready(&self) {
         self.send("READY=1");

@@ -4,13 +4,17 @@
 mod lab;
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lab::client;
 use lab::load::{Downloads, Ended, Load};
 use lab::origin::PAGE;
+use lab::scratch::Scratch;
+use lab::wrapper::wrapper;
 use lab::{Daemon, Events, Kind, Lab, Mode, process, wait_until};
+use rustix::net::sockopt;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -237,6 +241,69 @@ fn an_engine_that_dies_again_and_again_is_given_up_politely() {
     daemon.xrat(&["disconnect"]).ok();
     assert_eq!(daemon.status()["state"], "disconnected");
     assert_closed(&daemon);
+}
+
+#[test]
+fn a_restart_without_an_engine_refuses_nobody() {
+    let Some(lab) = Lab::start(Kind::V2ray) else { return };
+    let dir = Scratch::new();
+    let (program, broken) = (dir.path().join("v2ray"), dir.path().join("broken"));
+    let Some(()) = wrapper(&program, Kind::V2ray, &format!("[ ! -e '{}' ] || exit 1", broken.display())) else {
+        return;
+    };
+    let setting = format!("paths.v2ray = \"{}\"", program.display());
+    let nodes = [lab.server.link("vless-tcp-none")];
+    let Some((daemon, ids)) = lab.daemon_with(Kind::V2ray, &nodes, &[&setting]) else { return };
+    connect(&daemon, ids[0]);
+    std::fs::write(&broken, "").unwrap();
+    kill_engine(&daemon);
+    let pid = daemon.pid();
+    let (ends, refused, connected) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let guard = EndsOnDrop(&ends);
+        for address in [daemon.socks(), daemon.http()] {
+            let (ends, refused, connected) = (&ends, &refused, &connected);
+            scope.spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    match TcpStream::connect(address) {
+                        Ok(client) => {
+                            connected.fetch_add(1, Ordering::Relaxed);
+                            // A reset: every port of the machine would soon be waiting for its time to pass.
+                            sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+                        }
+                        Err(error) => {
+                            eprintln!("{address}: {error}");
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+        for _ in 0..4 {
+            // Refused while the next attempt at an engine runs; that one fails soon.
+            wait_until("the daemon begins again", || daemon.xrat(&["daemon", "restart"]).code == 0);
+            let status = daemon.status();
+            assert!(["recovering", "failed"].contains(&status["state"].as_str().unwrap()), "{status}");
+        }
+        drop(guard);
+    });
+    assert_eq!((daemon.pid(), refused.into_inner()), (pid, 0));
+    assert!(connected.into_inner() > 100);
+    std::fs::remove_file(&broken).unwrap();
+    daemon.xrat(&["connect", &ids[0].to_string()]);
+    wait_until("the session is back", || daemon.status()["state"] == "connected");
+    assert_page(&lab, &daemon);
+    daemon.xrat(&["disconnect"]).ok();
+    assert_closed(&daemon);
+}
+
+/// Ends the threads that look at it, also when a test fails.
+struct EndsOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

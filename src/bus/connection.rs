@@ -13,19 +13,21 @@ use zbus::Connection;
 use zbus::connection::Builder;
 use zbus::fdo::{DBusProxy, RequestNameFlags, RequestNameReply};
 
+use super::appear::Appearance;
 use super::configs::Configs;
 use super::daemon::Daemon;
 use super::rotation::Rotation;
 use super::runtime::Runtime;
 use super::view::View;
 use super::{Bus, NAME, PATH, Shared, follow};
+use crate::event::BusPresence;
 use crate::supervisor::Subscription;
 
 /// A bus that does not answer by then is none.
 const BUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a bus went away it is looked for at once, then less and less often.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// For the first minute at least this often: a new bus is there soon, or with the next login.
+/// For the first minute at least this often, in case that its socket cannot be watched.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// So many looks are a minute of those.
 const QUICK_LOOKS: u32 = 34;
@@ -57,11 +59,14 @@ pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
     let mut pauses = Pauses::slow();
     let mut told = false;
     loop {
+        // From before the attempt on: a bus that comes during it is not missed.
+        let appearance = Appearance::watch();
         match connect(presence, executor).await {
             Ok(Some((bus, shared, events))) => {
                 let admitted = Cell::new(false);
                 let why = serve(&bus, &shared, events, &admitted).await;
                 presence.connected.take();
+                presence.handle.on_bus(BusPresence::Absent).await;
                 // One that throws us out again and again is not asked all the time.
                 if admitted.get() {
                     pauses = Pauses::quick();
@@ -78,7 +83,15 @@ pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
                 told = true;
             }
         }
-        Timer::after(pauses.next()).await;
+        let comes = async {
+            match &appearance {
+                Some(appearance) => appearance.comes().await,
+                None => std::future::pending().await,
+            }
+        };
+        if let Either::Left(_) = select(pin!(comes), Timer::after(pauses.next())).await {
+            pauses = Pauses::quick();
+        }
     }
 }
 
@@ -98,7 +111,7 @@ impl Pauses {
     }
 
     fn next(&mut self) -> Duration {
-        self.looks += 1;
+        self.looks = self.looks.saturating_add(1);
         let pause = self.next;
         self.next = if self.looks >= QUICK_LOOKS { SLOW_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         pause
@@ -151,7 +164,8 @@ async fn serve(bus: &Connection, shared: &Shared, events: Subscription, admitted
         std::future::pending().await
     };
     let naming = async {
-        own_name(bus, admitted).await?;
+        own_name(bus, shared, admitted).await?;
+        shared.handle.on_bus(BusPresence::Owned).await;
         tracing::info!("on the session bus as {NAME}");
         follow::tell_all(shared, bus).await?;
         std::future::pending().await
@@ -164,7 +178,7 @@ async fn serve(bus: &Connection, shared: &Shared, events: Subscription, admitted
 }
 
 /// Waits until the name is ours. An owner is never replaced, and cannot replace us.
-async fn own_name(bus: &Connection, admitted: &Cell<bool>) -> zbus::Result<()> {
+async fn own_name(bus: &Connection, shared: &Shared, admitted: &Cell<bool>) -> zbus::Result<()> {
     let proxy = DBusProxy::new(bus).await?;
     // Before the question: the owner may end between the two.
     let mut owners = proxy.receive_name_owner_changed_with_args(&[(0, NAME)]).await?;
@@ -181,6 +195,7 @@ async fn own_name(bus: &Connection, admitted: &Cell<bool>) -> zbus::Result<()> {
             tracing::warn!(
                 "another daemon has the name {NAME} on the session bus; this one takes it when that one ends"
             );
+            shared.handle.on_bus(BusPresence::Taken).await;
         }
         loop {
             let Some(change) = owners.next().await else { return Err(zbus::Error::Failure("closed".into())) };

@@ -29,6 +29,12 @@ impl Daemon {
         self.0.answer(async { self.0.ask(Command::DaemonShutdown {}).await.map(|_| ()) }).await
     }
 
+    /// Executes the daemon's program again, after an update: same process, and session and connections stay. It is done
+    /// when InstanceId is another one.
+    async fn restart(&self) -> Result<(), Error> {
+        self.0.answer(async { self.0.ask(Command::DaemonRestart {}).await.map(|_| ()) }).await
+    }
+
     /// The program's version.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> &str {

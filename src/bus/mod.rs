@@ -5,6 +5,7 @@
 //! `connection` is the life of the connection itself: the name, and what happens without
 //! a bus. What each member means is in `docs/dbus.md`; `dbus/*.xml` is the contract.
 
+mod appear;
 mod configs;
 mod connection;
 mod daemon;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
+use zbus::{Connection, DBusError};
 
 use super::errors::Error;
 use super::values::{self, Dict};
@@ -60,12 +62,24 @@ impl Rotation {
     }
 
     #[zbus(property)]
-    async fn set_enabled(&self, enabled: bool) -> zbus::fdo::Result<()> {
+    async fn set_enabled(
+        &self,
+        enabled: bool,
+        #[zbus(connection)] bus: &Connection,
+        #[zbus(header)] header: Option<Header<'_>>,
+    ) -> zbus::fdo::Result<()> {
         // zbus tells of the change after this; once is enough.
         let _setting = self.0.view.setting(enabled);
         let command = if enabled { Command::ProxyStart {} } else { Command::ProxyStop {} };
-        let done = self.0.answer(self.0.change(command)).await;
-        done.map(|_| ()).map_err(|error| zbus::fdo::Error::Failed(error.to_string()))
+        let Err(error) = self.0.answer(self.0.change(command)).await else { return Ok(()) };
+        let text = error.description().unwrap_or_default().to_owned();
+        // A setter's error can only have a name of D-Bus's own, so the answer that has ours is sent from here, and none
+        // follows. What is held up by that ends with the connection: this is refused only while the daemon ends.
+        if let (Error::Conflict(_), Some(header)) = (&error, header) {
+            bus.reply_dbus_error(&header, error).await?;
+            return std::future::pending().await;
+        }
+        Err(zbus::fdo::Error::Failed(text))
     }
 
     /// When the timer rotates next, in seconds since 1970; 0 when that is not planned.

@@ -11,13 +11,17 @@ use argh::{ArgsInfo, FromArgs};
 use async_io::{Async, Timer};
 use futures::future::{Either, select};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
 use super::client::{accept, ask, ask_for, root};
 use super::error::CliError;
 use super::install::{Install, Uninstall};
+use super::service::Service;
+use super::status::on_bus;
 use super::{Cli, render};
 use crate::command::{Command, DaemonInfo};
 use crate::daemon::Manner;
+use crate::event::{BusPresence, Status};
 use crate::ipc::client::{self, ClientError};
 use crate::paths::Paths;
 
@@ -124,8 +128,24 @@ impl Daemon {
                 Ok(())
             }
             Action::Status(DaemonStatus { json }) => {
-                let info = async_io::block_on(ask_for(&paths, &Command::DaemonPing {}))?;
-                tell(cli, json, &info, "Running")
+                let (info, status) = async_io::block_on(async {
+                    let info = ask_for::<DaemonInfo>(&paths, &Command::DaemonPing {}).await?;
+                    Ok::<_, CliError>((info, ask_for::<Status>(&paths, &Command::RuntimeStatus {}).await?))
+                })?;
+                if json {
+                    #[derive(Serialize)]
+                    struct Whole {
+                        #[serde(flatten)]
+                        info: DaemonInfo,
+                        bus: BusPresence,
+                    }
+                    return Ok(render::json(&mut cli.out, &Whole { info, bus: status.bus })?);
+                }
+                tell(cli, false, &info, "Running")?;
+                match on_bus(status.bus) {
+                    Some(text) => Ok(writeln!(cli.out, "Session bus: {text}")?),
+                    None => Ok(()),
+                }
             }
             Action::Restart(Restart { json }) => {
                 let (info, how) = async_io::block_on(restart(&paths))?;
@@ -165,6 +185,14 @@ async fn ping(paths: &Paths) -> Result<Option<DaemonInfo>, CliError> {
 async fn start(paths: &Paths) -> Result<(DaemonInfo, bool), CliError> {
     if let Some(info) = ping(paths).await? {
         return Ok((info, false));
+    }
+    if let Some(service) = Service::of(paths) {
+        service.start()?;
+        // READY=1 comes after the socket is there.
+        return match ping(paths).await? {
+            Some(info) => Ok((info, true)),
+            None => Err(service.silent(&paths.socket())),
+        };
     }
     paths.create()?;
     let failed = |source| CliError::StartDaemon { source };
@@ -259,10 +287,16 @@ fn last_lines(mut log: &File, begin: u64) -> std::io::Result<Vec<String>> {
 }
 
 async fn stop(paths: &Paths) -> Result<Option<u32>, CliError> {
-    let Some(info) = ping(paths).await? else { return Ok(None) };
+    let running = ping(paths).await?;
     // Opened before it is told to end: afterwards the pid might be another process's.
-    let process = watch(info.pid);
-    ask(paths, &Command::DaemonShutdown {}).await?;
+    let process = running.as_ref().and_then(|info| watch(info.pid));
+    // Also without a daemon: systemd may be about to start one again.
+    Service::of(paths).filter(Service::is_active).map_or(Ok(()), |service| service.stop())?;
+    let Some(info) = running else { return Ok(None) };
+    match ask(paths, &Command::DaemonShutdown {}).await {
+        Ok(_) | Err(CliError::Client(ClientError::NotReachable { .. } | ClientError::Broken(_))) => {}
+        Err(error) => return Err(error),
+    }
     if let Some(process) = process {
         let gone = std::pin::pin!(process.readable());
         if let Either::Right(_) = select(gone, Timer::after(STOP_TIMEOUT)).await {

@@ -140,6 +140,9 @@ pub(super) enum CliError {
         /// The last lines of its log.
         lines: Vec<String>,
     },
+    /// The service manager does not end the daemon.
+    #[error("the daemon was not stopped: {0}")]
+    NotStopped(String),
     /// The daemon was told to end or to begin again, and did not.
     #[error("the daemon (pid {pid}) does not do as it was told; see its log")]
     StillRunning {
@@ -221,6 +224,7 @@ impl CliError {
             | Self::Client(_)
             | Self::StartDaemon { .. }
             | Self::NotStarted { usage: false, .. }
+            | Self::NotStopped(_)
             | Self::StillRunning { .. }
             | Self::Daemon(_)
             | Self::Discover(_)

@@ -54,7 +54,7 @@ impl Install {
             steps.command(command)?;
         }
         if !self.dry_run {
-            writeln!(cli.out, "The daemon starts at your next login; now: systemctl --user start xrat")?;
+            writeln!(cli.out, "The daemon starts at your next login; now: xrat daemon start")?;
         }
         Ok(())
     }
@@ -85,10 +85,15 @@ struct Files {
 impl Files {
     fn find() -> Result<Self, CliError> {
         Ok(Self {
-            unit: base("XDG_CONFIG_HOME", ".config")?.join("systemd/user/xrat.service"),
+            unit: unit_file()?,
             service: base("XDG_DATA_HOME", ".local/share")?.join("dbus-1/services/org.xrat.Daemon1.service"),
         })
     }
+}
+
+/// Where the unit belongs.
+pub(super) fn unit_file() -> Result<PathBuf, PathError> {
+    Ok(base("XDG_CONFIG_HOME", ".config")?.join("systemd/user/xrat.service"))
 }
 
 /// A base directory; a relative one is to be ignored (XDG base directory specification).

@@ -19,6 +19,7 @@ mod notify;
 mod parse;
 mod proxy;
 mod render;
+mod service;
 mod source;
 mod status;
 mod subscription;

@@ -14,7 +14,7 @@ use super::client::{ask_for, root};
 use super::error::CliError;
 use super::{Cli, render};
 use crate::command::Command;
-use crate::event::{Health, Reason, Recorded, Session, SessionId, State, Status, Traffic};
+use crate::event::{BusPresence, Health, Reason, Recorded, Session, SessionId, State, Status, Traffic};
 use crate::ipc::client::{self, ClientError, Events};
 use crate::paths::Paths;
 
@@ -118,6 +118,9 @@ async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli)
         let text = format!("{at}, config {}: {}", failure.config_id, failure.detail);
         render::fields(&mut cli.out, &[("last failure", text)])?;
     }
+    if let Some(text) = on_bus(status.bus) {
+        render::fields(&mut cli.out, &[("session bus", text.to_owned())])?;
+    }
     if status.state == State::Disconnected {
         writeln!(
             cli.out,
@@ -140,6 +143,14 @@ fn system_proxy(paths: &Paths) -> Option<String> {
             (None, None) => None,
         },
         Err(error) => Some(error.to_string()),
+    }
+}
+
+/// What there is to say of the session bus; nothing when all is as usual.
+pub(super) fn on_bus(presence: BusPresence) -> Option<&'static str> {
+    match presence {
+        BusPresence::Taken => Some("another daemon has the name; this one takes it when that one ends"),
+        BusPresence::Off | BusPresence::Absent | BusPresence::Owned => None,
     }
 }
 

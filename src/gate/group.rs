@@ -9,18 +9,15 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use crate::event::SessionId;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
-use serde::{Deserialize, Serialize};
-
-use crate::event::SessionId;
 
 /// Connections that wait to be accepted. The kernel allows `net.core.somaxconn`, 4096 by default.
 const BACKLOG: i32 = 4096;
 
 /// One listener on a public address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Member {
     /// The daemon's own.
     Gate,
@@ -30,8 +27,8 @@ pub enum Member {
 
 /// The kernel's array as it should be, and the member that new connections are meant for.
 ///
-/// No I/O: [`super::Gate`] tells the kernel. It can be written down and read again for a restart in place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// No I/O: [`super::Gate`] tells the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     order: Vec<Member>,
     target: Member,
@@ -83,7 +80,7 @@ impl Group {
         &self.order
     }
 
-    /// Where the target is in the kernel's array. `None` only for a group that was read from a broken record.
+    /// Where the target is in the kernel's array. Never `None`: who leaves is no target any more.
     pub fn index(&self) -> Option<u32> {
         let index = self.order.iter().position(|member| *member == self.target)?;
         u32::try_from(index).ok()
@@ -203,8 +200,6 @@ mod tests {
         assert_eq!((group.target(), group.index()), (Member::Gate, Some(1)));
         assert!(group.aim(engine(7)));
         assert_eq!(group.index(), Some(0));
-        let written = serde_json::to_string(&group).unwrap();
-        assert_eq!(serde_json::from_str::<Group>(&written).unwrap(), group, "{written}");
     }
 
     /// Who of the listeners gets a new connection.

@@ -20,6 +20,7 @@
 
 mod connection;
 mod group;
+mod handover;
 mod http;
 mod relay;
 mod socks;
@@ -28,7 +29,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,7 @@ use crate::engine::ports;
 use crate::event::SessionId;
 
 pub use group::{Group, Member};
+pub use handover::{Handover, Record};
 
 /// How long a connection waits for an engine before it is refused. Longer than an engine takes to start, shorter
 /// than programs wait for an answer.
@@ -206,13 +208,13 @@ impl Gate {
         Self::with(inbound, listener.into_inner()?, group, behind)
     }
 
-    /// Goes on with a listener that a restart in place handed over, with the group as it was then.
+    /// Goes on with a listener that a restart in place handed over ([`Gate::hand_over`]), and with all that waits in it.
     ///
     /// # Errors
-    /// `InvalidInput` when the descriptor is no such listener on the address of `inbound`: bind a new one then.
-    pub fn inherit(listener: OwnedFd, inbound: PublicInbound, group: Group, behind: Behind) -> io::Result<Self> {
-        let listener = group::reopen(listener, inbound.address())?;
-        Self::with(inbound, listener, group, behind)
+    /// `InvalidInput` when it is no such listener on the address of `inbound`: bind a new one then.
+    pub fn inherit(handover: Handover, inbound: PublicInbound, behind: Behind) -> io::Result<Self> {
+        let listener = group::reopen(handover.listener, inbound.address())?;
+        Self::with(inbound, listener, Group::new([]), behind)
     }
 
     fn with(inbound: PublicInbound, listener: TcpListener, group: Group, behind: Behind) -> io::Result<Self> {
@@ -230,12 +232,16 @@ impl Gate {
         Ok(gate)
     }
 
-    /// A copy of the listening socket (close-on-exec), to hand over together with [`Gate::group`].
+    /// A copy of the listening socket (close-on-exec), to go on with after a restart in place. None with an engine beside
+    /// the gate: it serves meanwhile, and may come or go before anybody looks again.
     ///
     /// # Errors
     /// When no descriptor is left.
-    pub fn listener_fd(&self) -> io::Result<OwnedFd> {
-        self.listener.as_fd().try_clone_to_owned()
+    pub fn hand_over(&self) -> io::Result<Option<Handover>> {
+        if *self.group.borrow().members() != [Member::Gate] {
+            return Ok(None);
+        }
+        Ok(Some(Handover { listener: self.listener.as_fd().try_clone_to_owned()?, address: self.address() }))
     }
 
     /// The address it was told to listen on.

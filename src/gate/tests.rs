@@ -352,13 +352,15 @@ fn the_password_is_asked_for() {
 fn a_gate_is_handed_over_with_what_waits_for_it() {
     let gate = bind(SOCKS, None, Behind::Hold);
     gate.joined(SessionId(1));
-    let (inbound, group, listener) = (gate.inbound().clone(), gate.group(), gate.listener_fd().unwrap());
+    assert!(gate.hand_over().unwrap().is_none(), "an engine serves meanwhile");
+    gate.left(SessionId(1)).unwrap();
+    let (inbound, handover) = (gate.inbound().clone(), gate.hand_over().unwrap().unwrap());
+    let elsewhere = bind(SOCKS, None, Behind::Hold);
     let _waiting = TcpStream::connect(gate.address()).unwrap();
     drop(gate);
-    let gate = Gate::inherit(listener, inbound, group.clone(), Behind::Hold).unwrap();
-    assert_eq!(gate.group(), group);
-    gate.left(SessionId(1)).unwrap();
-    assert_eq!(gate.steer_to(Member::Engine(SessionId(1))).unwrap_err().kind(), ErrorKind::InvalidInput);
+    let other = elsewhere.hand_over().unwrap().unwrap();
+    assert!(Gate::inherit(other, inbound.clone(), Behind::Hold).is_err(), "on another address");
+    let gate = Gate::inherit(handover, inbound, Behind::Hold).unwrap();
     smol::block_on(async {
         let serve = gate.serve();
         pin_mut!(serve);

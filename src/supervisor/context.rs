@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use smol::LocalExecutor;
 
+use super::machine::Rules;
 use super::public::OpenGate;
 use crate::command::DaemonInfo;
 use crate::config::Config;
@@ -16,6 +18,7 @@ use crate::engine::api::{Api, PublicInbound};
 use crate::engine::process::Process;
 use crate::engine::{Engine, SessionFiles};
 use crate::event::SessionId;
+use crate::gate::Handover;
 use crate::paths::Paths;
 use crate::settings::Settings;
 use crate::store::{Shared, Store, StoreError};
@@ -38,6 +41,8 @@ pub(super) struct Context {
     pub(super) machine_id: String,
     pub(super) engines: RefCell<HashMap<SessionId, Rc<Running>>>,
     pub(super) gates: RefCell<Vec<OpenGate>>,
+    /// Listeners that the daemon before a restart in place had, until they are gates again.
+    pub(super) handed: RefCell<Vec<Handover>>,
     /// Runs the gates, which have no end to wait for.
     pub(super) executor: LocalExecutor<'static>,
     pub(super) writes: Sender<Write>,
@@ -58,6 +63,23 @@ impl Context {
     /// The settings as of now; a reload does not change what is held already.
     pub(super) fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())
+    }
+
+    /// What of the settings the machine goes by.
+    pub(super) fn rules(&self) -> Rules {
+        let settings = self.settings();
+        let (health, rotation) = (&settings.runtime.health, &settings.runtime.rotation);
+        Rules {
+            failure_threshold: health.failure_threshold,
+            health_interval: Duration::from_secs(health.interval_secs),
+            rotation_enabled: rotation.enabled,
+            rotation_interval: Duration::from_secs(rotation.interval_secs),
+            health_trigger: rotation.health_trigger_enabled,
+            cooldown: Duration::from_secs(rotation.cooldown_secs),
+            tolerance_ms: rotation.tolerance_ms,
+            max_candidates: rotation.max_candidates.try_into().unwrap_or(usize::MAX),
+            drain: Duration::from_secs(settings.runtime.drain_secs),
+        }
     }
 
     pub(super) fn engine(&self, id: SessionId) -> Option<Rc<Running>> {

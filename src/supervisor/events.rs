@@ -130,7 +130,7 @@ impl Subscription {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::event::{Reason, State};
+    use crate::event::{BusPresence, Reason, State};
 
     fn status() -> Status {
         Status {
@@ -139,6 +139,7 @@ mod tests {
             since: DateTime::UNIX_EPOCH,
             session: None,
             last_failure: None,
+            bus: BusPresence::default(),
         }
     }
 

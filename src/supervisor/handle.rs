@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::events::Subscription;
 use crate::command::{Command, Failure, Outcome};
+use crate::event::BusPresence;
 
 /// What transports hold: a way to ask the supervisor. Cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
@@ -16,6 +17,7 @@ pub struct Handle {
 pub(super) enum Call {
     Command(Command, oneshot::Sender<Result<Outcome, Failure>>),
     Subscribe(Option<(Uuid, u64)>, oneshot::Sender<Subscription>),
+    OnBus(BusPresence),
 }
 
 impl Handle {
@@ -37,6 +39,12 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Call::Subscribe(since, reply)).await?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Tells what the daemon is on the session bus, for its status.
+    pub async fn on_bus(&self, presence: BusPresence) {
+        // A daemon that is ending has no status any more.
+        let _ = self.send(Call::OnBus(presence)).await;
     }
 
     async fn send(&self, call: Call) -> Result<(), Failure> {

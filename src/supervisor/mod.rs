@@ -39,11 +39,11 @@ use self::context::{Context, Write, write_all};
 pub use self::events::{Hub, KEPT, MAX_BEHIND, Subscription};
 use self::handle::Call;
 pub use self::handle::Handle;
-use self::machine::{Beginning, CallId, Effect, Input, Machine, Now, Rules};
+use self::machine::{Beginning, CallId, Effect, Input, Machine, Now};
 use self::start::GiveUp;
 use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
-use crate::event::{Event, Reason, SessionId, State, Status};
-use crate::gate::Behind;
+use crate::event::{BusPresence, Event, Reason, SessionId, State, Status};
+use crate::gate::{Behind, Handover};
 use crate::paths::Paths;
 use crate::settings::Settings;
 use crate::store::{Shared, Store, StoreError};
@@ -56,12 +56,12 @@ const MAX_WRITES: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
 
 /// How the daemon ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum End {
     /// As asked.
     Exit,
-    /// To be executed again, with session and engine left as they are.
-    Restart,
+    /// To be executed again, with session and engine left as they are, and the public listeners that nobody else has.
+    Restart(Vec<Handover>),
 }
 
 /// What woke the loop.
@@ -105,15 +105,18 @@ pub struct Supervisor {
     /// Replaced engines, the oldest first, each with the way to end its drain.
     drains: VecDeque<(SessionId, oneshot::Sender<()>)>,
     housekeeping: Vec<Box<dyn Fn()>>,
+    /// Between two rounds of it.
+    housekeeping_every: Duration,
     end: Option<End>,
 }
 
 impl Supervisor {
-    /// Opens the store, looks at what an earlier daemon left, and takes over what is alive.
+    /// Opens the store, looks at what an earlier daemon left, and takes over what is alive. `handed` are the listeners that
+    /// a restart in place handed over.
     ///
     /// # Errors
     /// See [`BeginError`].
-    pub async fn begin(paths: Paths, settings: Settings) -> Result<(Self, Handle), BeginError> {
+    pub async fn begin(paths: Paths, settings: Settings, handed: Vec<Handover>) -> Result<(Self, Handle), BeginError> {
         let signals = Signals::new([Signal::Term, Signal::Int, Signal::Hup])?;
         let boot_id = crate::engine::process::boot_id()?;
         let database = paths.database();
@@ -136,6 +139,7 @@ impl Supervisor {
             machine_id: crate::engine::process::machine_id(),
             engines: RefCell::default(),
             gates: RefCell::default(),
+            handed: RefCell::new(handed),
             executor: LocalExecutor::new(),
             writes: writes_in,
         });
@@ -148,13 +152,14 @@ impl Supervisor {
             None => (State::Disconnected, Reason::None),
         };
         let beginning = Beginning {
-            rules: rules(&context.settings()),
+            rules: context.rules(),
             status: Status {
                 state,
                 reason,
                 since: info.started_at,
                 session: left.adopted,
                 last_failure: kept.last_failure,
+                bus: BusPresence::default(),
             },
             facts: kept.rotation,
             boot_id,
@@ -178,6 +183,7 @@ impl Supervisor {
             cancel_test: None,
             drains: VecDeque::new(),
             housekeeping: Vec::new(),
+            housekeeping_every: HOUSEKEEPING,
             end: None,
             context,
         };
@@ -187,6 +193,8 @@ impl Supervisor {
         }
         let effects = supervisor.machine.begin(wanted, now());
         supervisor.carry_out(effects);
+        // Those of addresses that nothing is to listen on any more.
+        supervisor.context.handed.borrow_mut().clear();
         Ok((supervisor, Handle { calls: calls_in }))
     }
 
@@ -195,7 +203,12 @@ impl Supervisor {
         self.context.info.instance_id
     }
 
-    /// Adds something to be done every 15 seconds. It must not block.
+    /// Keeps house at least this often: whoever watches the loop may be less patient than 15 seconds.
+    pub fn keep_house_within(&mut self, limit: Duration) {
+        self.housekeeping_every = self.housekeeping_every.min(limit);
+    }
+
+    /// Adds something to be done every 15 seconds, or more often. It must not block.
     pub fn every_housekeeping(&mut self, work: impl Fn() + 'static) {
         self.housekeeping.push(Box::new(work));
     }
@@ -205,11 +218,11 @@ impl Supervisor {
         let context = Rc::clone(&self.context);
         let writer = write_all(Rc::clone(&context), self.writes.clone()).fuse();
         let gates = context.executor.run(std::future::pending::<()>()).fuse();
-        let housekeeping = StreamExt::fuse(Timer::interval(HOUSEKEEPING));
+        let housekeeping = StreamExt::fuse(Timer::interval(self.housekeeping_every));
         let calls = self.calls.clone().fuse();
         pin_mut!(writer, gates, housekeeping, calls);
         let end = loop {
-            if let Some(end) = self.end {
+            if let Some(end) = self.end.take() {
                 break end;
             }
             self.alarm.set(self.machine.deadline());
@@ -249,7 +262,7 @@ impl Supervisor {
                 self.feed(input);
             }
         };
-        if end == End::Exit {
+        if matches!(end, End::Exit) {
             self.end_drains().await;
             self.context.write(Store::set_clean);
         }
@@ -299,6 +312,7 @@ impl Supervisor {
                 let _ = reply.send(subscription);
                 None
             }
+            Call::OnBus(presence) => Some(Input::OnBus(presence)),
         }
     }
 
@@ -307,10 +321,9 @@ impl Supervisor {
         match Settings::load(&self.context.paths.settings()) {
             Ok((settings, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let rules = rules(&settings);
                 *self.context.settings.borrow_mut() = Rc::new(settings);
                 tracing::info!("settings read again; ports apply at the next session");
-                Some(Input::SettingsRead(rules))
+                Some(Input::SettingsRead(self.context.rules()))
             }
             Err(error) => {
                 tracing::error!("the settings stay as they were: {error}");
@@ -405,7 +418,7 @@ impl Supervisor {
                 );
             }
             Effect::ForgetWanted => context.write(|store| store.set_wanted(None)),
-            Effect::Restart => self.end = Some(End::Restart),
+            Effect::Restart => self.end = Some(End::Restart(context.hand_over())),
             Effect::Exit => self.end = Some(End::Exit),
         }
     }
@@ -479,19 +492,4 @@ fn now() -> Now {
 /// A random number that is nobody's secret.
 fn random() -> u64 {
     Uuid::new_v4().as_u64_pair().1
-}
-
-fn rules(settings: &Settings) -> Rules {
-    let (health, rotation) = (&settings.runtime.health, &settings.runtime.rotation);
-    Rules {
-        failure_threshold: health.failure_threshold,
-        health_interval: Duration::from_secs(health.interval_secs),
-        rotation_enabled: rotation.enabled,
-        rotation_interval: Duration::from_secs(rotation.interval_secs),
-        health_trigger: rotation.health_trigger_enabled,
-        cooldown: Duration::from_secs(rotation.cooldown_secs),
-        tolerance_ms: rotation.tolerance_ms,
-        max_candidates: rotation.max_candidates.try_into().unwrap_or(usize::MAX),
-        drain: Duration::from_secs(settings.runtime.drain_secs),
-    }
 }

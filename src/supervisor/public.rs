@@ -13,7 +13,7 @@ use crate::command::Failure;
 use crate::engine::api::PublicInbound;
 use crate::engine::process::TERM_GRACE;
 use crate::event::{Reason, SessionId};
-use crate::gate::{Behind, Gate, Member, settle};
+use crate::gate::{Behind, Gate, Handover, Member, settle};
 
 /// An open gate, and the task that serves it: dropping both closes the listener.
 pub(super) struct OpenGate {
@@ -52,11 +52,30 @@ impl Context {
                     let engines = [(session_id, running.process.identity().pid)];
                     Gate::adopt(inbound.clone(), &engines, session_id, behind.clone()).await?
                 }
-                None => Gate::bind(inbound.clone(), behind.clone())?,
+                None => self.bind_gate(inbound.clone(), behind.clone())?,
             };
             self.add_gate(gate);
         }
         Ok(())
+    }
+
+    /// The listeners that a restart in place hands over.
+    pub(super) fn hand_over(&self) -> Vec<Handover> {
+        let gates = self.gates.borrow();
+        let listeners = gates.iter().map(|open| open.gate.hand_over());
+        listeners.filter_map(|listener| listener.ok().flatten()).collect()
+    }
+
+    /// A gate on an address where no engine is: with the listener that was handed over, or a new one.
+    fn bind_gate(&self, inbound: PublicInbound, behind: Behind) -> std::io::Result<Gate> {
+        let mut handed = self.handed.borrow_mut();
+        let place = handed.iter().position(|handover| handover.address() == inbound.address());
+        if let Some(handover) = place.map(|place| handed.swap_remove(place))
+            && let Ok(gate) = Gate::inherit(handover, inbound.clone(), behind.clone())
+        {
+            return Ok(gate);
+        }
+        Gate::bind(inbound, behind)
     }
 
     /// Serves a gate from now on, until it is closed.
@@ -72,7 +91,7 @@ impl Context {
         if self.gates.borrow().is_empty() {
             for inbound in public_inbounds(&self.settings()) {
                 let address = inbound.address();
-                match Gate::bind(inbound, behind.clone()) {
+                match self.bind_gate(inbound, behind.clone()) {
                     Ok(gate) => self.add_gate(gate),
                     Err(error) => tracing::error!("{address} refuses connections until there is a session: {error}"),
                 }

@@ -90,6 +90,8 @@ pub(super) async fn reconcile(context: &Rc<Context>) -> Result<Left, StoreError>
 /// Opens the gates beside the engine that stays, and beside those that a hand-over was about when the daemon died.
 async fn join_gates(context: &Rc<Context>, session_id: SessionId) {
     let Some(running) = context.engine(session_id) else { return };
+    // What was handed over was so for want of an engine; it would be in the way of finding out who listens where.
+    context.handed.borrow_mut().clear();
     let engines: Vec<_> =
         context.engines.borrow().iter().map(|(id, running)| (*id, running.process.identity().pid)).collect();
     for inbound in &running.inbounds {

@@ -5,6 +5,8 @@
 mod lab;
 mod life;
 mod presence;
+mod programs;
+mod same;
 mod session;
 
 use std::os::unix::net::UnixDatagram;

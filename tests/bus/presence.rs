@@ -31,6 +31,37 @@ fn the_bus_dies_and_comes_back() {
 }
 
 #[test]
+fn a_bus_that_was_killed_or_comes_late_is_taken_when_it_is_there() {
+    let Some(mut set) = Set::start(&[]) else { return };
+    let session = set.connect(0);
+    let mut download = client::Kept::open(&set.daemon.proxy(), &set.lab.origin.url("/"), None).unwrap();
+    download.request("/drip", "keep-alive").unwrap();
+    download.head().unwrap();
+    set.bus.kill();
+    wait_until("the daemon knows", || set.daemon.status()["bus"] == "absent");
+    download.exactly(4 * lab::origin::DRIP_BYTES).unwrap();
+    assert_eq!(set.daemon.status()["session"]["session_id"], session["session_id"]);
+    set.bus.run();
+    let promised = std::time::Duration::from_secs(5);
+    lab::wait_for_within(promised, "the name is back", || set.bus.has_name().then_some(()));
+    assert_eq!(set.bus.get(RUNTIME, "StateReason"), json!([CONNECTED, 2]));
+    assert_eq!(set.bus.get(RUNTIME, "Session")["session_id"], session["session_id"]);
+    assert_eq!(set.daemon.status()["bus"], "owned");
+    download.exactly(4 * lab::origin::DRIP_BYTES).unwrap();
+
+    // One that has waited in vain looks once a minute; the bus itself tells when it is time.
+    set.bus.kill();
+    let mut late = Daemon::new(&[]);
+    late.set_env("DBUS_SESSION_BUS_ADDRESS", set.bus.address());
+    late.run();
+    wait_until("it has looked", || late.log().contains("no session bus"));
+    set.daemon.kill_daemon();
+    set.bus.run();
+    lab::wait_for_within(promised, "the name is there", || set.bus.has_name().then_some(()));
+    assert_eq!(set.bus.call(DAEMON, "Ping", &[])["pid"], late.pid());
+}
+
+#[test]
 fn a_second_daemon_works_without_the_name_and_takes_it_later() {
     let Some(set) = Set::start(&[]) else { return };
     let first = set.bus.get(DAEMON, "InstanceId");
@@ -40,12 +71,21 @@ fn a_second_daemon_works_without_the_name_and_takes_it_later() {
     wait_until("the second one says so", || second.log().contains("another daemon has the name"));
     second.xrat(&["connect", &id.to_string()]).ok();
     assert_eq!(set.bus.get(DAEMON, "InstanceId"), first);
+    let told = |words: &[&str]| second.xrat(words).ok().stdout;
+    for words in [&["status"][..], &["daemon", "status"]] {
+        assert!(told(words).contains("another daemon has the name"), "{words:?}: {}", told(words));
+        let json = second.xrat(&[words, &["--json"]].concat()).ok().json();
+        assert_eq!(json["bus"], "taken", "{words:?}");
+    }
+    assert_eq!(set.bus.call(RUNTIME, "GetStatus", &[])["bus"], "owned", "of the first");
     set.bus.gdbus("org.xrat.Daemon1.Shutdown", &[]).unwrap();
     let ping = ["--json=short", "call", NAME, PATH, DAEMON, "Ping"];
     let own = second.pid().to_string();
     wait_until("the second one has the name", || set.bus.busctl(&ping).is_ok_and(|answer| answer.contains(&own)));
     assert_ne!(set.bus.get(DAEMON, "InstanceId"), first);
     assert_eq!(set.bus.get(RUNTIME, "State"), CONNECTED);
+    wait_until("its status says so", || second.status()["bus"] == "owned");
+    assert!(!told(&["status"]).contains("another daemon"));
 }
 
 #[test]
@@ -88,6 +128,7 @@ fn without_a_bus_the_daemon_says_so_once_and_works() {
     daemon.run();
     daemon.xrat(&["connect", &id.to_string()]).ok();
     assert_eq!(daemon.log().matches("no session bus").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.status()["bus"], "absent");
 }
 
 #[test]
@@ -98,6 +139,7 @@ fn no_dbus_stays_off_the_bus() {
     let mut child = daemon.command(&["daemon", "run", "--no-dbus"]).stderr(Stdio::null()).spawn().unwrap();
     wait_until("the daemon answers", || daemon.request(&json!({"type": "DaemonPing"})).is_ok());
     assert!(!bus.has_name());
+    assert_eq!(daemon.status()["bus"], "off");
     let names = bus.busctl(&["--no-pager", "list"]).unwrap();
     assert!(!names.contains(&format!(" {} xrat ", child.id())), "{names}");
     process::signal_pid(child.id(), Signal::TERM);

@@ -51,6 +51,7 @@ fn properties_are_read_while_a_connect_waits() {
     let mut call = set.bus.gdbus_command("org.xrat.Daemon1.Runtime.Connect", &[&id]).spawn().unwrap();
     let withheld = gate.reached();
     let all = ["--json=short", "call", NAME, PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", RUNTIME];
+    // A hundred, with everything that each interface has.
     for _ in 0..50 {
         assert_eq!(set.bus.get(RUNTIME, "State"), CONNECTING);
         assert!(set.bus.busctl(&all).unwrap().contains("Traffic"));
@@ -119,7 +120,7 @@ fn states_are_told_once_in_order_and_never_contradict_the_properties() {
     let mut follower = Follower::new(&set.bus);
     set.connect(0);
     assert_eq!([follower.next(), follower.next()], [[2, 1, 2], [3, 2, 2]]);
-    let rounds = lab::rounds(12, 50);
+    let rounds = 50;
     let moving = std::thread::scope(|scope| {
         let mover = scope.spawn(|| {
             for round in 1..=rounds {
@@ -162,6 +163,29 @@ fn the_setter_tells_of_a_change_once() {
         }
     }
     assert_eq!((told, next_at), (1, 1));
+}
+
+#[test]
+fn a_property_that_is_set_while_the_daemon_ends_is_refused_in_our_words() {
+    let dir = Scratch::new();
+    let gate = Gate::new(dir.path().join("gate"));
+    let program = dir.path().join("v2ray");
+    // It does not hear when it is told to end, which keeps the daemon from ending until the gate opens.
+    let Some(()) = wrapper(&program, KIND, &format!("trap '' TERM; {}; exit 0", gate.line())) else { return };
+    let setting = format!("paths.v2ray = \"{}\"", program.display());
+    let Some(set) = Set::start(&[&setting]) else { return };
+    let mut call = set.bus.gdbus_command("org.xrat.Daemon1.Runtime.Connect", &["1"]).spawn().unwrap();
+    let withheld = gate.reached();
+    set.bus.call(DAEMON, "Shutdown", &[]);
+    let set_enabled = ["org.xrat.Daemon1.Rotation", "Enabled", "<true>"];
+    let refused = set.bus.gdbus("org.freedesktop.DBus.Properties.Set", &set_enabled).unwrap_err();
+    let wanted = ("org.xrat.Daemon1.Error.Conflict", "the daemon is ending");
+    assert_eq!((refused.name.as_str(), refused.message.as_str()), wanted);
+    let started = set.bus.gdbus("org.xrat.Daemon1.Rotation.Start", &[]).unwrap_err();
+    assert_eq!(started, refused, "Start and the property say the same");
+    drop(withheld);
+    assert!(!call.wait().unwrap().success());
+    wait_until("nothing of the daemon is left", || set.daemon.processes().is_empty());
 }
 
 #[test]

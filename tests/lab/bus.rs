@@ -36,22 +36,29 @@ impl Bus {
     /// Starts a bus; nothing can be activated on it but what is in [`Bus::services`]. `None` (after saying so) where
     /// its programs are missing.
     pub fn start() -> Option<Self> {
+        let mut bus = Self::prepare(None)?;
+        bus.run();
+        Some(bus)
+    }
+
+    /// A bus that does not run yet, and also knows the files in `services`.
+    pub fn prepare(services: Option<&Path>) -> Option<Self> {
         if !["dbus-daemon", "busctl", "gdbus"].into_iter().all(super::tool) {
             return None;
         }
         let home = Scratch::new();
         home.dir("services");
-        let mut bus = Self { guard: None, home };
+        let bus = Self { guard: None, home };
         let config = format!(
             r#"<busconfig>
-  <type>session</type><listen>{}</listen><auth>EXTERNAL</auth><servicedir>{}</servicedir>
+  <type>session</type><listen>{}</listen><auth>EXTERNAL</auth><servicedir>{}</servicedir>{}
   <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy>
 </busconfig>"#,
             bus.address(),
-            bus.services().display()
+            bus.services().display(),
+            services.map(|path| format!("<servicedir>{}</servicedir>", path.display())).unwrap_or_default()
         );
         bus.home.file("bus.conf", config);
-        bus.run();
         Some(bus)
     }
 
@@ -59,7 +66,7 @@ impl Bus {
     pub fn run(&mut self) {
         let socket = self.home.path().join("bus");
         let _ = std::fs::remove_file(&socket);
-        let config = self.home.path().join("bus.conf");
+        let config = self.config();
         let log = std::fs::File::create(self.home.path().join("bus.log")).unwrap();
         let home = self.home.path().to_owned();
         self.guard = Some(Guard::spawn(Path::new("dbus-daemon"), |command| {
@@ -77,6 +84,11 @@ impl Bus {
     /// What `DBUS_SESSION_BUS_ADDRESS` has to be.
     pub fn address(&self) -> String {
         format!("unix:path={}", self.home.path().join("bus").display())
+    }
+
+    /// The file that `dbus-daemon` reads.
+    pub fn config(&self) -> PathBuf {
+        self.home.path().join("bus.conf")
     }
 
     /// The directory of the files that say how a name is activated.

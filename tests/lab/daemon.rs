@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,9 +14,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::client::Proxy;
+use super::environment::environment;
 use super::events::Events;
 use super::ports::{self, Port};
-use super::process::{self, Found, Guard, OWNER_VARIABLE};
+use super::process::{self, Found, Guard};
 use super::scratch::Scratch;
 use super::tls::{Authority, TRUST_VARIABLE};
 use super::{PATIENCE, wait_for_within, wait_until};
@@ -72,6 +74,9 @@ pub struct Daemon {
     foreground: Option<Guard>,
     socks: Port,
     http: Port,
+    /// Nothing says which root it is.
+    usual: bool,
+    program: PathBuf,
     home: Scratch,
 }
 
@@ -81,16 +86,29 @@ impl Daemon {
     /// `settings` are lines of dotted keys, as `runtime.health.url = "http://127.0.0.1:20000/generate_204"`: they
     /// join the lab's own (the ports), and win over them.
     pub fn new(settings: &[&str]) -> Self {
+        Self::with(settings, false)
+    }
+
+    /// [`Daemon::new`] with the root that is used when nothing names one, in a home of its own.
+    pub fn at_home(settings: &[&str]) -> Self {
+        Self::with(settings, true)
+    }
+
+    fn with(settings: &[&str], usual: bool) -> Self {
         let home = Scratch::new();
-        let root = home.dir("r");
         home.dir("h");
         home.dir("x");
+        let root = home.path().join(if usual { "h/.config/xrat" } else { "r" });
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).unwrap();
         let daemon = Self {
             environment: environment(home.path()),
             foreground: None,
             socks: ports::take(),
             http: ports::take(),
             root,
+            usual,
+            program: program(),
             home,
         };
         daemon.configure(settings);
@@ -124,6 +142,25 @@ impl Daemon {
     /// Sets a variable for everything started from now on.
     pub fn set_env(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), Some(value.into())));
+    }
+
+    /// Has the program run from another place from now on: `name`, a path in the home.
+    pub fn install_program(&mut self, name: &str) {
+        let path = self.home().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Not by writing it: what another test starts at that moment would hold it open, and then it cannot be executed.
+        assert!(Command::new("cp").arg(program()).arg(&path).status().unwrap().success());
+        self.program = path;
+    }
+
+    /// Its user's home.
+    pub fn home(&self) -> PathBuf {
+        self.home.path().join("h")
+    }
+
+    /// Its user's directory for sockets.
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.home.path().join("x")
     }
 
     /// The root directory.
@@ -207,7 +244,7 @@ impl Daemon {
 
     /// The command `xrat --root ROOT ARGUMENTS` with the lab's environment, for tests that run it their own way.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(&self.program);
         self.prepare(&mut command, arguments);
         command
     }
@@ -240,7 +277,7 @@ impl Daemon {
     pub fn run(&mut self) {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.home.path().join("daemon.log")).unwrap();
-        let guard = Guard::spawn(&program(), |command| {
+        let guard = Guard::spawn(&self.program, |command| {
             self.prepare(command, &["daemon", "run"]);
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         });
@@ -375,7 +412,10 @@ impl Daemon {
     }
 
     fn prepare(&self, command: &mut Command, arguments: &[&str]) {
-        command.arg("--root").arg(&self.root).args(arguments);
+        if !self.usual {
+            command.arg("--root").arg(&self.root);
+        }
+        command.args(arguments);
         command.current_dir(self.home.path());
         for (name, value) in &self.environment {
             match value {
@@ -400,34 +440,6 @@ impl Drop for Daemon {
 /// The built program; `scripts/test` names a copy that its unprivileged user can reach.
 pub fn program() -> PathBuf {
     std::env::var_os("XRAT_TEST_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_xrat")), PathBuf::from)
-}
-
-/// A home, a runtime directory and no session bus of the person who runs the tests, and no proxy of theirs.
-fn environment(home: &Path) -> Vec<(OsString, Option<OsString>)> {
-    let mut variables: Vec<(OsString, Option<OsString>)> = vec![
-        (OWNER_VARIABLE.into(), Some(home.into())),
-        ("HOME".into(), Some(home.join("h").into())),
-        ("XDG_RUNTIME_DIR".into(), Some(home.join("x").into())),
-    ];
-    let removed = [
-        "DBUS_SESSION_BUS_ADDRESS",
-        "XRAT_PATH",
-        "XDG_CONFIG_HOME",
-        "XDG_CACHE_HOME",
-        "XDG_STATE_HOME",
-        "NOTIFY_SOCKET",
-        "JOURNAL_STREAM",
-        "all_proxy",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "ALL_PROXY",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-    ];
-    variables.extend(removed.map(|name| (name.into(), None)));
-    variables
 }
 
 fn ping() -> Vec<u8> {

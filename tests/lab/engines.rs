@@ -54,16 +54,21 @@ pub fn engine(name: &str) -> Option<PathBuf> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name).unwrap_or_else(|| panic!("no engine is called {name}"));
     let found = std::env::var_os("PATH")
         .and_then(|path| std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file()));
-    if found.is_none() {
-        let excused =
-            std::env::var("XRAT_LAB_WITHOUT").is_ok_and(|names| names.split_whitespace().any(|word| word == name));
-        let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        let advice = kind.how_to_get();
-        assert!(!ci || excused, "{name} is not in PATH, and this is CI: {advice}");
-        // Past the test harness, which would hide it: a skipped test counts as passed.
-        let _ = writeln!(std::io::stderr(), "skipped: {name} is not in PATH: {advice}");
-    }
-    found
+    found.or_else(|| skip(name, &format!("{name} is not in PATH"), kind.how_to_get()))
+}
+
+/// Says on standard error that a test is skipped for want of `name`, why, and what helps; gives `None`.
+///
+/// # Panics
+/// As [`engine`].
+pub fn skip<T>(name: &str, why: &str, advice: &str) -> Option<T> {
+    let excused =
+        std::env::var("XRAT_LAB_WITHOUT").is_ok_and(|names| names.split_whitespace().any(|word| word == name));
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!ci || excused, "{why}, and this is CI: {advice}");
+    // Past the test harness, which would hide it: a skipped test counts as passed.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}: {advice}");
+    None
 }
 
 /// Whether a program that some tests drive the daemon with is there; if not, says that the test is skipped.

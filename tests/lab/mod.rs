@@ -20,6 +20,7 @@
 //! | [`random`] | chance, with a seed that comes again |
 //! | [`load`] | programs that use the proxies all the time |
 //! | [`bus`] | a private session bus, `busctl` and `gdbus` |
+//! | [`systemd`] | a `systemd --user` with the daemon as its service |
 //! | [`bare`] | an engine with a session's file and without a daemon |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
@@ -33,6 +34,7 @@ pub mod bus;
 pub mod client;
 pub mod daemon;
 pub mod engines;
+mod environment;
 pub mod events;
 pub mod left;
 pub mod load;
@@ -43,6 +45,7 @@ pub mod random;
 pub mod relay;
 pub mod scratch;
 pub mod server;
+pub mod systemd;
 mod thread;
 pub mod timing;
 pub mod tls;
@@ -93,11 +96,20 @@ impl Lab {
     /// A root whose daemon (not running yet) uses this engine and tests sessions against the origin, with one node
     /// imported; and the node's id. `settings` as for [`Daemon::new`].
     pub fn root(&self, kind: Kind, settings: &[&str]) -> (Daemon, i64) {
+        self.furnish(Daemon::new(&[]), kind, settings)
+    }
+
+    /// [`Lab::root`] for the root that is used when nothing names one.
+    pub fn root_at_home(&self, kind: Kind, settings: &[&str]) -> (Daemon, i64) {
+        self.furnish(Daemon::at_home(&[]), kind, settings)
+    }
+
+    fn furnish(&self, daemon: Daemon, kind: Kind, settings: &[&str]) -> (Daemon, i64) {
         let engine = format!("runtime.engine = \"{}\"", kind.name());
         let url = format!("runtime.health.url = \"{}\"", self.origin.url("/generate_204"));
         let mut all = vec![engine.as_str(), url.as_str()];
         all.extend(settings);
-        let daemon = Daemon::new(&all);
+        daemon.configure(&all);
         let id = daemon.import(&[self.server.link("vless-tcp-none")])[0];
         (daemon, id)
     }

@@ -17,7 +17,7 @@ fn each_request_gets_its_answer() {
     assert_eq!((instance.len(), &instance[14..15]), (36, "4"), "a UUID of version 4");
 
     let status = ask("RuntimeStatus", Value::Null);
-    assert_eq!(keys(&status["payload"]), ["state", "reason", "since", "session", "last_failure"]);
+    assert_eq!(keys(&status["payload"]), ["state", "reason", "since", "session", "last_failure", "bus"]);
     assert_eq!(status["payload"]["state"], "disconnected");
     assert_eq!(status["payload"]["session"], Value::Null);
     for (kind, payload) in [("RuntimeDisconnect", Value::Null), ("RuntimeConnect", json!({"config_id": 4711}))] {

@@ -175,6 +175,7 @@ impl Machine {
                 self.schedule_timer(now, effects_of);
             }
             Input::Network { online } => self.network_changed(online, now, effects_of),
+            Input::OnBus(presence) => self.status.bus = presence,
             Input::Resumed => self.look_again(now, effects_of),
             Input::Tick => self.tick(now, effects_of),
             Input::Terminate => self.shut_down(now, effects_of),

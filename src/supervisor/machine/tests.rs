@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::command::{Command, Decision};
-use crate::event::{Address, HealthReport, OwnerKind, Traffic};
+use crate::event::{Address, BusPresence, HealthReport, OwnerKind, Traffic};
 use crate::store::CandidateRow;
 
 /// A moment, in milliseconds after the beginning.
@@ -37,8 +37,14 @@ fn rules() -> Rules {
 fn machine_with(rules: Rules, facts: RotationFacts, now: Now) -> Machine {
     let info =
         DaemonInfo { protocol_version: 1, version: "0".into(), instance_id: Uuid::nil(), pid: 1, started_at: now.wall };
-    let status =
-        Status { state: State::Disconnected, reason: Reason::None, since: now.wall, session: None, last_failure: None };
+    let status = Status {
+        state: State::Disconnected,
+        reason: Reason::None,
+        since: now.wall,
+        session: None,
+        last_failure: None,
+        bus: BusPresence::default(),
+    };
     let boot_id = "boot".to_owned();
     Machine::new(Beginning { info, rules, status, facts, boot_id, last_decision_id: 0, seed: 7 }, now)
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::command::{Command, DaemonInfo, Decision, Failure, Outcome};
 use crate::config::ConfigId;
-use crate::event::{Event, Reason, Session, SessionId, Status, Traffic};
+use crate::event::{BusPresence, Event, Reason, Session, SessionId, Status, Traffic};
 use crate::store::{CandidateRow, RotationFacts};
 
 /// One request that waits for its answer.
@@ -54,6 +54,8 @@ pub enum Input {
         /// Whether there is one.
         online: bool,
     },
+    /// What the daemon is on the session bus now.
+    OnBus(BusPresence),
     /// The machine woke from sleep.
     Resumed,
     /// The deadline has come.
