@@ -52,6 +52,13 @@ fn a_connect_that_names_no_config_takes_the_last_one_or_the_best() {
     daemon.xrat(&["disconnect"]).ok();
     connect(one, "the one that was connected last");
     daemon.xrat(&["disable", &one.to_string()]).ok();
+    let listed = |options: &[&str]| {
+        let rows = set.bus.call(CONFIGS, "List", &[&["a{sv}"], options].concat());
+        rows.as_array().unwrap().iter().map(|row| row["config_id"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&["1", "enabled", "b", "true"]), [two]);
+    assert_eq!(listed(&["1", "enabled", "b", "false"]), [one]);
+    assert_eq!(listed(&["2", "sort", "s", "delay", "limit", "u", "1"]), [two]);
     connect(two, "the last one is disabled");
     for id in [one, two] {
         daemon.xrat(&["remove", &id.to_string()]).ok();
