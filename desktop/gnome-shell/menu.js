@@ -21,7 +21,7 @@ function makeIndicator({Clutter, Gio, GObject, Pango, PopupMenu, QuickSettings, 
             return 'connecting';
         case State.REPLACING:
         case State.RECOVERING:
-            return 'recovering';
+            return 'replacing';
         case State.FAILED:
             return 'failed';
         default:
