@@ -130,6 +130,17 @@ fn a_user_gets_everything_with_the_right_paths_and_loses_it_again() {
     let words = std::fs::read_to_string(&unit).unwrap();
     assert!(words.lines().all(|line| installed.contains(&format!("\n  {line}\n"))), "{words}\n{installed}");
 
+    // The icons are the theme's, and all that the extension names are there.
+    let menu = std::fs::read_to_string(local.join(EXTENSION).join("menu.js")).unwrap();
+    let (_, names) = menu.split_once("function iconName").unwrap();
+    let (names, _) = names.split_once("\n    }\n").unwrap();
+    let named: BTreeSet<_> =
+        names.split('\'').skip(1).step_by(2).map(|name| format!("xrat-{name}-symbolic.svg")).collect();
+    assert_eq!(named.len(), 6);
+    if source_dir().join("desktop/icons/hicolor/symbolic/status").exists() {
+        assert!(files(&local.join(EXTENSION).join("icons")).is_superset(&named), "{named:?}");
+    }
+
     let meta = local.join(EXTENSION).join("metadata.json");
     let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
     assert_eq!((&meta["uuid"], &meta["shell-version"][0]), (&"xrat@xrat.org".into(), &"43".into()));

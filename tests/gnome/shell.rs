@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::lab::bus::Bus;
 use crate::lab::process::{Guard, OWNER_VARIABLE};
 use crate::lab::scratch::Scratch;
-use crate::lab::{artifact, source_dir, tool, wait_for, wait_until};
+use crate::lab::{artifact, source_dir, tool, wait_until};
 
 const UUID: &str = "xrat@xrat.org";
 /// What `ExtensionState` calls ENABLED, in all versions; later ones say ACTIVE.
@@ -60,7 +60,10 @@ impl Shell {
         }
         let (house, runtime) = (home.path().join("h"), home.path().join("x"));
         let extension = house.join(".local/share/gnome-shell/extensions").join(UUID);
-        lay_out(layout(), &extension);
+        // Through a link, as the Debian package has it.
+        std::fs::create_dir_all(extension.parent().unwrap()).unwrap();
+        lay_out(layout(), &home.path().join("layout"));
+        std::os::unix::fs::symlink(home.path().join("layout"), &extension).unwrap();
         let settings = house.join(".config/glib-2.0/settings");
         std::fs::create_dir_all(&settings).unwrap();
         // Without a greeting, and without things that move.
@@ -174,14 +177,17 @@ impl Shell {
         self.wait("the extension is on or off", &format!("(toggle !== undefined) === {on}"));
     }
 
-    /// A picture of the screen, kept as an artifact.
+    /// A picture of the quick settings, kept as an artifact.
     pub(crate) fn picture(&self, name: &str) {
+        // What the Shell has to say of its own home is not the point.
+        self.eval("Main.messageTray.getSources().forEach(source => source.destroy())");
+        self.wait("nothing is in the way", "Main.messageTray._notification === null");
         let file = self.home.path().join(format!("{name}.png"));
-        let path = file.to_str().unwrap();
         let (screenshot, object) = ("org.gnome.Shell.Screenshot", "/org/gnome/Shell/Screenshot");
-        let answer = self.busctl(&[screenshot, object, screenshot, "Screenshot", "bbs", "false", "false", path]);
+        let call = [screenshot, object, screenshot, "ScreenshotArea", "iiiibs", "604", "0", "420", "560", "false"];
+        let answer = self.busctl(&[&call[..], &[file.to_str().unwrap()]].concat());
         assert_eq!(answer.unwrap()["data"][0], true);
-        assert!(wait_for("the picture", || std::fs::metadata(&file).ok()).len() > 1000);
+        assert!(std::fs::metadata(&file).unwrap().len() > 1000);
         artifact(&file);
     }
 
