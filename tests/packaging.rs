@@ -176,6 +176,7 @@ fn a_package_gets_everything_in_its_place() {
         ("usr/lib/systemd/user/xrat.service", "ExecStart=/usr/bin/xrat daemon run"),
         (&format!("usr/{SERVICE}"), "Exec=/usr/bin/xrat daemon run"),
         (&format!("usr/{DESKTOP}"), "Exec=/usr/bin/xrat disconnect"),
+        ("usr/share/man/man1/xrat.1", ".TH XRAT 1"),
         ("usr/share/bash-completion/completions/xrat", "complete -F _xrat xrat"),
         ("usr/share/zsh/vendor-completions/_xrat", "#compdef xrat"),
         ("usr/share/fish/vendor_completions.d/xrat.fish", "complete -c xrat -f -a '(__xrat_complete)'"),

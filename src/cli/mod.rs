@@ -16,6 +16,8 @@ mod events;
 mod history;
 mod import;
 mod install;
+#[cfg(test)]
+mod manual;
 mod notify;
 mod parse;
 mod proxy;
