@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use lab::bus::Bus;
 use lab::scratch::Scratch;
-use lab::{daemon, source_dir, tool};
+use lab::{Kind, Lab, daemon, source_dir, tool};
 
 const DESKTOP: &str = "share/applications/org.xrat.Xrat.desktop";
 const SERVICE: &str = "share/dbus-1/services/org.xrat.Daemon1.service";
@@ -193,6 +194,31 @@ fn a_package_gets_everything_in_its_place() {
 
     let (succeeded, said) = run(&mut install(&programs, &home, &[("PREFIX", "/opt/a b"), to[1]]));
     assert!(!succeeded && said.contains("/opt/a b"), "{said}");
+}
+
+#[test]
+fn the_actions_of_the_desktop_file_do_what_they_say() {
+    let Some(bus) = Bus::start() else { return };
+    let Some(lab) = Lab::start(Kind::V2ray) else { return };
+    let url = format!("testing.url = \"{}\"", lab.origin.url("/generate_204"));
+    let (mut xrat, first) = lab.root(Kind::V2ray, &[&url]);
+    let second = xrat.import(&[lab.server.link("vmess-tcp-none")])[0];
+    xrat.set_env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    xrat.run();
+    bus.wait_for_name();
+    let words = std::fs::read_to_string(source_dir().join("desktop/org.xrat.Xrat.desktop")).unwrap();
+    let choose = |action: &str| {
+        let (_, rest) = words.split_once(&format!("[Desktop Action {action}]\n")).unwrap();
+        let line = rest.lines().find_map(|line| line.strip_prefix("Exec=")).unwrap();
+        let line = line.replace("/usr/bin/xrat", daemon::program().to_str().unwrap());
+        let mut command = Command::new("sh");
+        ok(command.args(["-c", &line]).env("XRAT_PATH", xrat.root()).env("DBUS_SESSION_BUS_ADDRESS", bus.address()));
+        xrat.status()["session"]["config_id"].as_i64()
+    };
+    assert_eq!(choose("connect"), Some(first));
+    assert_eq!(choose("rotate"), Some(second));
+    assert_eq!(choose("disconnect"), None);
+    assert!(words.contains("\nActions=connect;rotate;disconnect;\n"));
 }
 
 #[test]
