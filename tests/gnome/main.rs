@@ -180,9 +180,21 @@ fn it_tells_the_truth_after_the_daemon_died_and_after_it_was_switched_off_and_on
 #[ignore = "needs a GNOME Shell: just nightly"]
 fn what_goes_wrong_is_shown() {
     let Some(set) = Set::start(&[]) else { return };
+    let shown = |set: &Set, words: &str| {
+        let texts = "Main.messageTray.getSources().flatMap(source => source.notifications)\
+                     .map(one => one.bannerBodyText ?? one.body)";
+        set.shell.wait(words, &format!("{texts}.some(text => text.includes('{words}'))"));
+        assert_eq!(set.shell.eval("toggle.checked"), false);
+    };
     set.shell.open();
     set.shell.click("toggle");
-    let shown = "Main.messageTray.getSources().flatMap(source => source.notifications).map(one => one.bannerBodyText ?? one.body)";
-    set.shell.wait("a notification", &format!("{shown}.some(text => text.includes('xrat import'))"));
-    assert_eq!(set.shell.eval("toggle.checked"), false);
+    shown(&set, "xrat import");
+    // No daemon, and none that the bus could start.
+    set.bus.gdbus("org.xrat.Daemon1.Shutdown", &[]).unwrap();
+    std::fs::remove_file(set.bus.services().join("org.xrat.Daemon1.service")).unwrap();
+    set.bus.busctl(&["call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig"]).unwrap();
+    wait_until("the daemon is gone", || !set.bus.has_name());
+    set.shell.open();
+    set.shell.click("toggle");
+    shown(&set, "xrat daemon start");
 }
