@@ -33,9 +33,23 @@ doc:
 bench:
     cargo bench --locked
 
-# The tests with as many rounds as a night has time for
+# The tests with as many rounds as a night has time for, those with a GNOME Shell, and the Debian package
 nightly:
     XRAT_NIGHTLY=1 scripts/test --include-ignored
+    cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
+    scripts/deb
+
+# Install for you alone, in ~/.local; PREFIX=/usr/local just install for everybody
+install: build
+    scripts/install
+
+# Take that back; configs and settings stay
+uninstall:
+    scripts/install --uninstall
+
+# Build the Debian package
+deb:
+    scripts/deb
 
 # From nothing to traffic through a proxy of your own; --clean removes it
 quickstart *ARGUMENTS:

@@ -46,7 +46,7 @@ pub enum Command {
     RuntimeStatus {},
     /// Start a session for a config.
     RuntimeConnect {
-        /// The config.
+        /// The config; 0 ([`ConfigId::NONE`]) lets the daemon choose.
         config_id: ConfigId,
     },
     /// Move to another config without losing a connection.

@@ -34,7 +34,7 @@ pub(super) struct Configs(pub(super) Arc<Shared>);
 #[zbus::interface(name = "org.xrat.Daemon1.Configs")]
 impl Configs {
     /// The stored configs, without credentials. Options: query (s), a part of name or address, or a protocol; sort (s),
-    /// which is id, name or delay.
+    /// which is id, name or delay; enabled (b), only those that are, or are not; limit, at most so many.
     #[zbus(out_args("configs"))]
     async fn list(&self, options: Dict) -> Result<Vec<Dict>, Error> {
         let work = async {
@@ -46,9 +46,12 @@ impl Configs {
                 Some("delay") => Sort::Delay,
                 Some(_) => return Err(Error::BadRequest("the option `sort` is id, name or delay".into())),
             };
-            options.end("query and sort")?;
-            let rows = self.store(move |store| Ok(store.configs(query.as_deref(), sort)?)).await?;
-            Ok(rows.iter().map(|row| values::dict(&row.summary())).collect())
+            let (enabled, limit) = (options.truth("enabled")?, options.number("limit")?);
+            options.end("query, sort, enabled and limit")?;
+            let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+            let mut rows = self.store(move |store| Ok(store.configs(query.as_deref(), sort)?)).await?;
+            rows.retain(|row| enabled.is_none_or(|enabled| enabled == row.disabled.is_none()));
+            Ok(rows.iter().take(limit).map(|row| values::dict(&row.summary())).collect())
         };
         self.0.answer(work).await
     }

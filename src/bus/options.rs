@@ -23,6 +23,15 @@ impl Options {
         }
     }
 
+    /// Yes or no.
+    pub(super) fn truth(&mut self, name: &str) -> Result<Option<bool>, Error> {
+        let Some(value) = self.0.remove(name) else { return Ok(None) };
+        match bool::try_from(value) {
+            Ok(truth) => Ok(Some(truth)),
+            Err(_) => Err(Error::BadRequest(format!("the option `{name}` must be a boolean"))),
+        }
+    }
+
     /// A number that is not negative, of any integer type.
     pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>, Error> {
         let Some(value) = self.0.remove(name) else { return Ok(None) };
@@ -60,10 +69,12 @@ mod tests {
 
     #[test]
     fn unknown_and_wrong_options_are_named() {
-        let given = dict(&json!({"sort": 1, "limit": 3, "sotr": "x"}));
+        let given = dict(&json!({"sort": 1, "limit": 3, "enabled": true, "sotr": "x", "tros": 1}));
         let mut options = Options::new(given);
         assert_eq!(options.number("limit").unwrap(), Some(3));
+        assert_eq!(options.truth("enabled").unwrap(), Some(true));
+        assert!(options.truth("sotr").unwrap_err().to_string().contains("boolean"));
         assert!(options.text("sort").unwrap_err().to_string().contains("sort"));
-        assert!(options.end("sort").unwrap_err().to_string().contains("sotr"));
+        assert!(options.end("sort").unwrap_err().to_string().contains("tros"));
     }
 }

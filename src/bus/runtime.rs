@@ -20,7 +20,8 @@ pub(super) struct Runtime(pub(super) Arc<Shared>);
 /// The session.
 #[zbus::interface(name = "org.xrat.Daemon1.Runtime")]
 impl Runtime {
-    /// Starts a session for a config; answers when it runs, within 18 s.
+    /// Starts a session for a config; answers when it runs, within 18 s. With config_id 0 it is the config that was
+    /// connected last, or the best by the stored results.
     #[zbus(out_args("session"))]
     async fn connect(&self, config_id: i64) -> Result<Dict, Error> {
         let work = async {

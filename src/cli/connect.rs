@@ -12,6 +12,7 @@ use super::client::{accept, ask, root};
 use super::error::CliError;
 use super::{Cli, render, status};
 use crate::command::Command;
+use crate::config::ConfigId;
 use crate::event::{Event, Health, Session, SessionId};
 use crate::ipc::client::{self, ClientError, Events};
 use crate::store::Store;
@@ -19,7 +20,7 @@ use crate::store::Store;
 /// How long `connect` waits for the first exchange through the new session.
 const FIRST_EXCHANGE: Duration = Duration::from_secs(5);
 
-/// Start a session for a config.
+/// Start a session for a config; without one the daemon chooses: the last one, or the best by the last tests.
 #[derive(FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "connect")]
 pub(super) struct Connect {
@@ -29,7 +30,7 @@ pub(super) struct Connect {
 
     /// number or name of the config
     #[argh(positional)]
-    id: String,
+    id: Option<String>,
 }
 
 impl Connect {
@@ -38,7 +39,10 @@ impl Connect {
         let (mut session, events) = async_io::block_on(async {
             // Before anything else: without a daemon the id does not matter.
             client::dial(&paths.socket(), client::MAX_ATTEMPTS).await?;
-            let config_id = Store::open(&paths.database())?.find(&self.id)?;
+            let config_id = match &self.id {
+                Some(id) => Store::open(&paths.database())?.find(id)?,
+                None => ConfigId::NONE,
+            };
             // Subscribed first: the exchange may be done before the answer is read.
             let events = client::subscribe(&paths.socket()).await?.ok();
             let answer = client::call(&paths.socket(), &Command::RuntimeConnect { config_id }).await?;

@@ -18,6 +18,8 @@ const PROGRAM: &str = "/usr/bin/xrat";
 const RELOAD: &[&str] = &["systemctl", "--user", "daemon-reload"];
 const ENABLE: &[&str] = &["systemctl", "--user", "enable", "xrat.service"];
 const DISABLE: &[&str] = &["systemctl", "--user", "disable", "xrat.service"];
+/// Where packages put their units.
+const PACKAGED: [&str; 2] = ["/usr/local/lib/systemd/user", "/usr/lib/systemd/user"];
 /// The bus looks into its directories again; it does not notice one that was not there.
 const RELOAD_BUS: &[&str] =
     &["busctl", "--user", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig"];
@@ -47,11 +49,18 @@ impl Install {
             std::env::current_exe().map_err(|source| CliError::Read { what: "/proc/self/exe".into(), source })?;
         let (unit, service) = (unit(&program, &paths)?, service(&program, &paths)?);
         let files = Files::find()?;
+        let packaged = packaged(&PACKAGED, &program, &paths);
         let mut steps = Steps { cli, dry_run: self.dry_run };
-        steps.write(&files.unit, &unit)?;
-        steps.write(&files.service, &service)?;
-        for command in [RELOAD, ENABLE, RELOAD_BUS] {
-            steps.command(command)?;
+        if let Some(unit) = packaged {
+            // A copy would hide the package's own from the next update on.
+            writeln!(steps.cli.out, "{} is there already, and the bus knows it", unit.display())?;
+            steps.command(ENABLE)?;
+        } else {
+            steps.write(&files.unit, &unit)?;
+            steps.write(&files.service, &service)?;
+            for command in [RELOAD, ENABLE, RELOAD_BUS] {
+                steps.command(command)?;
+            }
         }
         if !self.dry_run {
             writeln!(cli.out, "The daemon starts at your next login; now: xrat daemon start")?;
@@ -62,9 +71,11 @@ impl Install {
 
 impl Uninstall {
     pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
+        let paths = root(cli.root.as_deref())?;
         let files = Files::find()?;
+        let packaged = std::env::current_exe().ok().and_then(|program| packaged(&PACKAGED, &program, &paths));
         let mut steps = Steps { cli, dry_run: self.dry_run };
-        if files.unit.exists() {
+        if files.unit.exists() || packaged.is_some() {
             steps.command(DISABLE)?;
         }
         steps.remove(&files.unit)?;
@@ -94,6 +105,13 @@ impl Files {
 /// Where the unit belongs.
 pub(super) fn unit_file() -> Result<PathBuf, PathError> {
     Ok(base("XDG_CONFIG_HOME", ".config")?.join("systemd/user/xrat.service"))
+}
+
+/// The unit of a package that starts this program with the usual root, if there is one.
+fn packaged(directories: &[&str], program: &Path, paths: &Paths) -> Option<PathBuf> {
+    let start = format!("ExecStart={} daemon run", program.to_str().filter(|_| paths.is_default())?);
+    let mut units = directories.iter().map(|directory| Path::new(directory).join("xrat.service"));
+    units.find(|unit| std::fs::read_to_string(unit).is_ok_and(|text| text.lines().any(|line| line == start)))
 }
 
 /// A base directory; a relative one is to be ignored (XDG base directory specification).
@@ -212,6 +230,22 @@ mod tests {
         assert_eq!(for_systemd("/a b/100%\"$x\\", true), "\"/a b/100%%\\\"$$x\\\\\"");
         assert_eq!(for_systemd("/a$b", false), "\"/a$b\"");
         assert_eq!(for_bus("/a b/it's"), "'/a b/it'\\''s'");
+    }
+
+    #[test]
+    fn a_package_s_unit_counts_for_its_own_program_and_the_usual_root() {
+        let directory = std::env::temp_dir().join(format!("xrat-install-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&directory).unwrap();
+        let directories = ["/nonexistent", directory.to_str().unwrap()];
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap()).join(".config/xrat");
+        let [usual, other] = [&home, Path::new("/srv/r")].map(|root| Paths::resolve(Some(root)).unwrap());
+        let program = Path::new(PROGRAM);
+        assert_eq!(packaged(&directories, program, &usual), None);
+        std::fs::write(directory.join("xrat.service"), UNIT).unwrap();
+        assert_eq!(packaged(&directories, program, &usual), Some(directory.join("xrat.service")));
+        assert_eq!(packaged(&directories, program, &other), None);
+        assert_eq!(packaged(&directories, Path::new("/opt/xrat"), &usual), None);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod complete;
 mod configs;
 mod connect;
 mod daemon;
@@ -15,6 +16,8 @@ mod events;
 mod history;
 mod import;
 mod install;
+#[cfg(test)]
+mod manual;
 mod notify;
 mod parse;
 mod proxy;
@@ -96,6 +99,7 @@ commands! {
     Remove(configs::Remove),
     Subscription(subscription::Subscription),
     Test(test::Test),
+    Completions(complete::Completions),
 }
 
 /// What every command is given.
@@ -135,6 +139,10 @@ impl Cli {
 ///
 /// Blocks until it is done. Closed standard output is no failure: `xrat list | head -1` has what it wanted.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter().peekable();
+    if complete::is_asked(arguments.peek().map(OsString::as_os_str)) {
+        return complete::answer(arguments);
+    }
     let words = match args::prepare(arguments) {
         Ok(words) => words,
         Err(error) => return fail(&error, false, &mut BufWriter::new(io::stdout())),

@@ -20,6 +20,11 @@ pub use transport::{HttpHeader, Transport};
 #[serde(transparent)]
 pub struct ConfigId(pub i64);
 
+impl ConfigId {
+    /// No config: where a request has it, the daemon chooses one.
+    pub const NONE: Self = Self(0);
+}
+
 impl fmt::Display for ConfigId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

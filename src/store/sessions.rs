@@ -235,7 +235,8 @@ impl Store {
         self.update_session("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", params![id.0])
     }
 
-    /// The session serves the public addresses, in place of the one that did, and its config is what is wanted.
+    /// The session serves the public addresses, in place of the one that did. Its config is what is wanted, and
+    /// the last one that was.
     ///
     /// # Errors
     /// When the database cannot be written; nothing is changed then.
@@ -250,7 +251,8 @@ impl Store {
         transaction.execute("UPDATE runtime_sessions SET status = 'running' WHERE session_id = ?1", [id.0])?;
         transaction.execute(
             "INSERT OR REPLACE INTO daemon_state (key, value) \
-             SELECT 'wanted', config_id FROM runtime_sessions WHERE session_id = ?1",
+             SELECT fact.column1, config_id FROM runtime_sessions, (VALUES ('wanted'), ('last_config')) AS fact \
+             WHERE session_id = ?1",
             [id.0],
         )?;
         transaction.commit()?;

@@ -6,6 +6,7 @@ use super::{Store, StoreError};
 use crate::config::ConfigId;
 
 const WANTED: &str = "wanted";
+const LAST_CONFIG: &str = "last_config";
 const BOOT: &str = "boot_id";
 const CLEAN: &str = "clean";
 
@@ -33,6 +34,14 @@ impl Store {
     /// When the database cannot be written.
     pub fn set_wanted(&mut self, id: Option<ConfigId>) -> Result<(), StoreError> {
         self.set_fact(WANTED, id.map(|id| id.to_string()).as_deref())
+    }
+
+    /// The config that a session served last, also after a disconnect; it may be gone meanwhile.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn last_config(&self) -> Result<Option<ConfigId>, StoreError> {
+        Ok(self.fact(LAST_CONFIG)?.and_then(|text| text.parse().ok()).map(ConfigId))
     }
 
     /// Writes down that a daemon begins in this boot; returns what is known of the one before.

@@ -400,6 +400,7 @@ impl Supervisor {
             Effect::ReadCandidates => {
                 self.task(rotation::candidates(context).map(|rows| Input::CandidatesRead(rows, random())));
             }
+            Effect::ReadChoice => self.task(rotation::choice(context).map(Input::ChoiceRead)),
             Effect::TestCandidates(ids, budget) => {
                 let (cancel, cancelled) = oneshot::channel();
                 self.cancel_test = Some(cancel);

@@ -10,36 +10,44 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 
 use super::context::Context;
+use super::machine::{Choice, StartFailure};
+use crate::command::Failure;
 use crate::config::ConfigId;
 use crate::engine::discover;
+use crate::event::Reason;
 use crate::net::url::Url;
 use crate::probe::batch::{self, Job, Options, Verdict};
 use crate::store::{CandidateRow, Sort, TestRow};
 
 /// Enabled configs that an engine of this machine can carry. Empty when the database or the engines cannot be read.
 pub(super) async fn candidates(context: Rc<Context>) -> Vec<CandidateRow> {
+    choice(context).await.map(|choice| choice.usable).unwrap_or_else(|failed| {
+        tracing::error!("no candidates: {}", failed.failure);
+        Vec::new()
+    })
+}
+
+/// What can be chosen, and what was last. Nothing is wrong with an empty answer; it fails without engine or database.
+pub(super) async fn choice(context: Rc<Context>) -> Result<Choice, StartFailure> {
     let settings = context.settings();
-    let engines = match discover::engines(&settings, &context.store).await {
-        Ok(engines) => engines,
-        Err(error) => {
-            tracing::error!("no candidates: {error}");
-            return Vec::new();
-        }
+    let failed = |reason, error: &dyn std::error::Error| StartFailure {
+        session_id: None,
+        reason,
+        failure: Failure::Internal(error.to_string()),
     };
-    let rows = context.store.run(move |store| {
+    let engines =
+        discover::engines(&settings, &context.store).await.map_err(|error| failed(Reason::EngineMissing, &error))?;
+    let read = context.store.run(move |store| {
         let carried: HashMap<ConfigId, bool> = store
             .configs(None, Sort::Id)?
             .into_iter()
             .map(|row| (row.config_id, engines.iter().any(|engine| engine.supports(&row.config).is_ok())))
             .collect();
-        let mut rows = store.candidates()?;
-        rows.retain(|row| carried.get(&row.config_id).copied().unwrap_or_default());
-        Ok(rows)
+        let mut usable = store.candidates()?;
+        usable.retain(|row| carried.get(&row.config_id).copied().unwrap_or_default());
+        Ok(Choice { usable, stored: carried.len(), last: store.last_config()? })
     });
-    rows.await.unwrap_or_else(|error| {
-        tracing::error!("no candidates: {error}");
-        Vec::new()
-    })
+    read.await.map_err(|error| failed(Reason::InternalError, &error))
 }
 
 /// Tests configs in one engine, within `budget`; what is not done by then has failed. A message on `cancel` (not its

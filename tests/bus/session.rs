@@ -29,6 +29,48 @@ fn each_failure_has_its_name_and_the_message_of_the_socket() {
 }
 
 #[test]
+fn a_connect_that_names_no_config_takes_the_last_one_or_the_best() {
+    let Some(set) = Set::start(&[]) else { return };
+    let (daemon, [one, two]) = (&set.daemon, [set.ids[0], set.ids[1]]);
+    let connect = |expected: i64, why: &str| {
+        let session = set.bus.call(RUNTIME, "Connect", &["x", "0"]);
+        assert_eq!(session["config_id"], expected, "{why}");
+        daemon.xrat(&["disconnect"]).ok();
+        let answer = set.socket("RuntimeConnect", &json!({"config_id": 0}));
+        assert_eq!(answer["payload"]["config_id"], expected, "{why}: {answer}");
+        daemon.xrat(&["disconnect"]).ok();
+        let session = daemon.xrat(&["connect", "--json"]).ok().json();
+        assert_eq!(session["config_id"], expected, "{why}");
+        daemon.xrat(&["disconnect"]).ok();
+    };
+    let insert = "INSERT INTO config_tests (config_id, at, delay_ms) VALUES (?1, '2026-01-01T00:00:00Z', ?2)";
+    for (id, delay) in [(one, 90), (two, 10)] {
+        daemon.database().execute(insert, [id, delay]).unwrap();
+    }
+    connect(two, "the fastest, for none was connected before");
+    daemon.xrat(&["connect", &one.to_string()]).ok();
+    daemon.xrat(&["disconnect"]).ok();
+    connect(one, "the one that was connected last");
+    daemon.xrat(&["disable", &one.to_string()]).ok();
+    let listed = |options: &[&str]| {
+        let rows = set.bus.call(CONFIGS, "List", &[&["a{sv}"], options].concat());
+        rows.as_array().unwrap().iter().map(|row| row["config_id"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&["1", "enabled", "b", "true"]), [two]);
+    assert_eq!(listed(&["1", "enabled", "b", "false"]), [one]);
+    assert_eq!(listed(&["2", "sort", "s", "delay", "limit", "u", "1"]), [two]);
+    connect(two, "the last one is disabled");
+    for id in [one, two] {
+        daemon.xrat(&["remove", &id.to_string()]).ok();
+    }
+    let failed = set.bus.gdbus("org.xrat.Daemon1.Runtime.Connect", &["0"]).unwrap_err();
+    assert_eq!(failed.name, "org.xrat.Daemon1.Error.NotFound", "{}", failed.message);
+    assert!(failed.message.contains("xrat import"), "{}", failed.message);
+    assert_eq!(set.socket("RuntimeConnect", &json!({"config_id": 0}))["code"], 404);
+    assert!(daemon.xrat(&["connect"]).exits(4).stderr.contains("xrat import"));
+}
+
+#[test]
 fn an_engine_that_is_broken_is_an_internal_error() {
     let dir = Scratch::new();
     let program = dir.path().join("v2ray");

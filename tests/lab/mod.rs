@@ -201,3 +201,10 @@ pub fn rounds(usual: usize, nightly: usize) -> usize {
 pub fn source_dir() -> PathBuf {
     std::env::var_os("XRAT_TEST_SOURCE").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
+
+/// Keeps a file where `XRAT_ARTIFACTS` says, for people to look at; without it nothing happens.
+pub fn artifact(file: &std::path::Path) {
+    if let (Some(directory), Some(name)) = (std::env::var_os("XRAT_ARTIFACTS"), file.file_name()) {
+        std::fs::copy(file, PathBuf::from(directory).join(name)).unwrap();
+    }
+}

@@ -18,7 +18,7 @@ use crate::config::ConfigId;
 use crate::event::{Event, LastFailure, Reason, Session, SessionId, SessionStatus, State, Status};
 use crate::store::RotationFacts;
 
-pub use self::types::{Beginning, CallId, Effect, Input, Now, Rules, StartFailure};
+pub use self::types::{Beginning, CallId, Choice, Effect, Input, Now, Rules, StartFailure};
 
 use self::health::HealthPlan;
 use self::recovery::Retry;
@@ -30,7 +30,7 @@ const START_BUDGET: Duration = Duration::from_secs(18);
 /// The transition that runs.
 #[derive(Debug)]
 enum Transition {
-    /// A client or a setting wants a session.
+    /// A client or a setting wants a session; of no config until one is chosen.
     Connect { config_id: ConfigId, call: Option<CallId>, before: State },
     /// The same config again after a fault.
     Again { config_id: ConfigId },
@@ -160,6 +160,7 @@ impl Machine {
                 self.traffic_read(call, session_id, traffic, now, effects_of);
             }
             Input::CandidatesRead(rows, random) => self.candidates_read(rows, random, now, effects_of),
+            Input::ChoiceRead(result) => self.choice_read(result, now, effects_of),
             Input::CandidatesTested(results) => self.candidates_tested(results, now, effects_of),
             Input::ConfigRead(config_id, name) => {
                 if let (Some(session), Some(name)) = (self.status.session.as_mut(), name)
@@ -205,7 +206,33 @@ impl Machine {
         self.again_at = None;
         self.transition = Some(Transition::Connect { config_id, call, before: self.status.state });
         self.enter(State::Connecting, reason, now, effects);
-        effects.push(Effect::Start { config_id, reason, prove: false, within: START_BUDGET });
+        effects.push(match config_id {
+            ConfigId::NONE => Effect::ReadChoice,
+            _ => Effect::Start { config_id, reason, prove: false, within: START_BUDGET },
+        });
+    }
+
+    /// A connect that named no config gets one.
+    fn choice_read(&mut self, result: Result<Choice, StartFailure>, now: Now, effects: &mut Vec<Effect>) {
+        if self.cancelled {
+            return self.finish_cancel(None, now, effects);
+        }
+        let Some(Transition::Connect { config_id, .. }) = &mut self.transition else { return };
+        let chosen = result.and_then(|choice| {
+            choose::first(&choice.usable, choice.last).ok_or_else(|| StartFailure {
+                session_id: None,
+                reason: Reason::None,
+                failure: Failure::NotFound(nothing_to_choose(choice.stored)),
+            })
+        });
+        match chosen {
+            Ok(chosen) => {
+                *config_id = chosen;
+                let reason = self.status.reason;
+                effects.push(Effect::Start { config_id: chosen, reason, prove: false, within: START_BUDGET });
+            }
+            Err(failed) => self.start_failed(failed, now, effects),
+        }
     }
 
     fn start_ended(&mut self, result: Result<Session, StartFailure>, now: Now, effects: &mut Vec<Effect>) {
@@ -258,8 +285,8 @@ impl Machine {
     fn start_failed(&mut self, failed: StartFailure, now: Now, effects: &mut Vec<Effect>) {
         match self.transition.take() {
             Some(Transition::Connect { config_id, call, before }) => {
-                // That there is no such config is no failure of a session.
-                if !matches!(failed.failure, Failure::NotFound(_)) {
+                // That there is no such config, or none was chosen, is no failure of a session.
+                if !matches!(failed.failure, Failure::NotFound(_)) && config_id != ConfigId::NONE {
                     let detail = failed.failure.to_string();
                     self.note_failure(config_id, failed.session_id, failed.reason, detail, now, effects);
                 }
@@ -426,6 +453,16 @@ impl Machine {
     fn jittered(&mut self, duration: Duration) -> Duration {
         let parts = u32::try_from(self.random() % 200).unwrap_or_default();
         duration + duration * parts / 1000
+    }
+}
+
+fn nothing_to_choose(stored: usize) -> String {
+    match stored {
+        0 => "no config is stored yet: bring some with 'xrat import'".to_owned(),
+        _ => format!(
+            "none of the {stored} stored configs is enabled and within the engines at hand: see 'xrat list', or bring \
+             others with 'xrat import'"
+        ),
     }
 }
 

@@ -43,6 +43,8 @@ pub enum Input {
     TrafficRead(Option<CallId>, SessionId, Option<Traffic>),
     /// The configs that rotation may choose among, and a random number to choose with.
     CandidatesRead(Vec<CandidateRow>, u64),
+    /// What a connect that names no config may choose among, or why that is not known.
+    ChoiceRead(Result<Choice, StartFailure>),
     /// Candidates were tested: delays in milliseconds, or what failed.
     CandidatesTested(Vec<(ConfigId, Result<u32, String>)>),
     /// The active config was read again; none when it is gone.
@@ -73,6 +75,17 @@ pub struct StartFailure {
     pub reason: Reason,
     /// The answer to a client that waits for it.
     pub failure: Failure,
+}
+
+/// What a connect that names no config may choose among.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Enabled configs that an engine of this machine can carry.
+    pub usable: Vec<CandidateRow>,
+    /// How many configs are stored in all.
+    pub stored: usize,
+    /// The config that a session served last; it may be gone.
+    pub last: Option<ConfigId>,
 }
 
 /// Something the loop must do.
@@ -129,6 +142,8 @@ pub enum Effect {
     CheckPorts(SessionId),
     /// Read what rotation may choose among.
     ReadCandidates,
+    /// Read what a connect that names no config may choose among.
+    ReadChoice,
     /// Test candidates, within so long.
     TestCandidates(Vec<ConfigId>, Duration),
     /// Give the running test up; it still reports its end.

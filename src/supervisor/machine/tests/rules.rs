@@ -40,6 +40,50 @@ fn a_second_transition_is_a_conflict_that_names_the_first() {
 }
 
 #[test]
+fn a_connect_that_names_no_config_takes_the_last_one_or_the_best() {
+    let failed = |id| CandidateRow { failures: 3, ..row(id, None, Some(at(0))) };
+    for (usable, last, chosen) in [
+        (vec![row(1, Some(10), None), row(2, Some(90), None)], Some(2), 2),
+        (vec![row(1, Some(90), None), row(2, Some(10), None)], Some(3), 2),
+        (vec![failed(1), row(2, None, None), row(3, None, None)], None, 2),
+        (vec![failed(1), row(2, None, None), row(3, Some(900), None)], None, 3),
+    ] {
+        let mut machine = machine();
+        let effects = ask(&mut machine, Command::RuntimeConnect { config_id: ConfigId::NONE }, at(0));
+        assert!(effects.contains(&Effect::ReadChoice) && starts(&effects).is_none(), "{effects:?}");
+        let choice = Choice { stored: usable.len(), usable, last: last.map(ConfigId) };
+        let effects = machine.step(Input::ChoiceRead(Ok(choice)), at(1));
+        assert_eq!(starts(&effects), Some((ConfigId(chosen), false)));
+        machine.step(Input::Started(Ok(session(1, chosen))), at(2));
+        let effects = machine.step(Input::WentPublic(Ok(())), at(3));
+        assert!(matches!(answer(&effects), Some(Ok(Outcome::Session(session))) if session.config_id.0 == chosen));
+    }
+}
+
+#[test]
+fn a_connect_that_finds_no_config_says_how_to_get_one() {
+    for stored in [0, 3] {
+        let mut machine = machine();
+        ask(&mut machine, Command::RuntimeConnect { config_id: ConfigId::NONE }, at(0));
+        let effects = machine.step(Input::ChoiceRead(Ok(Choice { stored, ..Choice::default() })), at(1));
+        let Some(Err(Failure::NotFound(message))) = answer(&effects) else { panic!("{effects:?}") };
+        assert!(message.contains("xrat import"), "{message}");
+        assert_eq!(message.contains("3 stored"), stored == 3, "{message}");
+        assert_eq!((machine.status().state, &machine.status().last_failure), (State::Disconnected, &None));
+    }
+}
+
+#[test]
+fn a_disconnect_wins_over_a_choice() {
+    let mut machine = machine();
+    ask(&mut machine, Command::RuntimeConnect { config_id: ConfigId::NONE }, at(0));
+    ask(&mut machine, Command::RuntimeDisconnect {}, at(1));
+    let choice = Choice { usable: vec![row(1, None, None)], stored: 1, last: None };
+    let effects = machine.step(Input::ChoiceRead(Ok(choice)), at(2));
+    assert_eq!((starts(&effects), machine.status().state), (None, State::Disconnected));
+}
+
+#[test]
 fn a_failed_connect_is_told_and_leaves_nothing() {
     let mut machine = machine();
     ask(&mut machine, Command::RuntimeConnect { config_id: ConfigId(1) }, at(0));

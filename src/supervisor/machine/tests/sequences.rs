@@ -60,7 +60,8 @@ impl World {
         let config_id = ConfigId(i64::try_from(self.random(4)).unwrap() + 1);
         let trigger = [Trigger::Manual, Trigger::Timer, Trigger::Health][self.random(3) as usize];
         let command = match self.random(40) {
-            0..=8 => Command::RuntimeConnect { config_id },
+            0..=6 => Command::RuntimeConnect { config_id },
+            7..=8 => Command::RuntimeConnect { config_id: ConfigId::NONE },
             9..=12 => Command::RuntimeDisconnect {},
             13..=20 => {
                 let candidate_id = (self.random(2) == 0).then_some(config_id);
@@ -181,6 +182,12 @@ impl World {
                 let rows = (1..=4).map(|id| row(id, Some(100), (id % 2 == 0).then_some(self.now))).collect();
                 let random = self.random(u64::MAX);
                 self.running.push(Input::CandidatesRead(rows, random));
+            }
+            Effect::ReadChoice => {
+                let usable = (1..=4).map(|id| row(id, None, None)).collect();
+                let choice = Choice { usable, stored: 4, last: Some(ConfigId(3)) };
+                let good = self.random(8) != 0;
+                self.running.push(Input::ChoiceRead(if good { Ok(choice) } else { Err(failure(None)) }));
             }
             Effect::TestCandidates(ids, _) => {
                 let results = ids
