@@ -5,8 +5,9 @@
 //! milliseconds until it is ready.
 //!
 //! No config can spoil the test of another: what the engine cannot carry is found before it is told, what it refuses is
-//! found by its words or by halving (`trial`), and when it ends in the middle, those that were being tested are tried
-//! again in halves until the one is found that ends it.
+//! found by its words or by halving (`trial`), what an engine would take for another config gets an engine of its own,
+//! and when one ends in the middle, those that were being tested are tried again in halves until the one is found that
+//! ends it.
 
 mod queue;
 mod sweep;
@@ -14,6 +15,7 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ pub use self::sweep::{is_of_live_test, sweep_dead_tests};
 use self::trial::{Bench, Trial};
 use super::delay::{self, ProbeError};
 use crate::config::{Config, ConfigId};
-use crate::engine::{Engine, Unsupported, outbound_tag};
+use crate::engine::{Engine, Unsupported, outbound_tag, share_an_engine};
 use crate::net::url::Url;
 use crate::paths::Paths;
 
@@ -265,7 +267,7 @@ struct Cut {
 
 impl Batch<'_> {
     async fn run(&self, all: Vec<usize>, tell: &mut impl FnMut(ConfigId, Verdict)) -> Result<(), BatchError> {
-        let mut groups = vec![all];
+        let mut groups = self.apart(all);
         let mut ends = 0;
         while let Some(mut group) = groups.pop() {
             let started = self.bench.start(&mut group, |(job, reason)| {
@@ -297,6 +299,28 @@ impl Batch<'_> {
             groups.retain(|group| !group.is_empty());
         }
         Ok(())
+    }
+
+    /// The jobs in as few groups as it takes that no two which cannot share an engine are in one: almost always one.
+    fn apart(&self, all: Vec<usize>) -> Vec<Vec<usize>> {
+        let mut groups = vec![Vec::new()];
+        // Of each server, who is in which group.
+        let mut servers: BTreeMap<(&str, NonZeroU16), Vec<Vec<&Config>>> = BTreeMap::new();
+        for number in all {
+            let Some(Job { config, .. }) = self.bench.jobs.get(number) else { continue };
+            let there = servers.entry((&config.address, config.port)).or_default();
+            let friends = |group: &Vec<&Config>| group.iter().all(|one| share_an_engine(self.bench.engine, one, config));
+            let place = there.iter().position(friends).unwrap_or(there.len());
+            if place == there.len() {
+                there.push(Vec::new());
+            }
+            there[place].push(config);
+            if place == groups.len() {
+                groups.push(Vec::new());
+            }
+            groups[place].push(number);
+        }
+        groups
     }
 
     fn tell(&self, tell: &mut impl FnMut(ConfigId, Verdict), job: usize, verdict: Verdict) {
