@@ -12,7 +12,7 @@ use lab::process::{Guard, OWNER_VARIABLE};
 use lab::scratch::Scratch;
 use lab::tls::TRUST_VARIABLE;
 use lab::{Authority, Kind, Origin, PATIENCE, engine, wait_until};
-use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use smol::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use xrat::config::ConfigId;
 use xrat::engine::{Engine, batch_config, outbound_tag, private};
 
@@ -55,12 +55,21 @@ impl Client {
         let user = outbound_tag(ConfigId(id));
         let socket = self.dir.path().join("http.sock");
         let mut stream = private::connect_as(&socket, Some(&user), FAR, port).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {FAR}\r\nConnection: close\r\n\r\n");
+        // Not to be closed by the far end: engines may lose what they have not passed on by then.
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {FAR}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        let at = answer.windows(4).position(|window| window == b"\r\n\r\n");
-        at.map(|at| answer.split_off(at + 4)).ok_or_else(|| std::io::Error::other(format!("{} bytes", answer.len())))
+        let mut stream = smol::io::BufReader::new(stream);
+        let mut length = 0;
+        let mut line = String::new();
+        while stream.read_line(&mut line).await? > 2 {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(std::io::Error::other)?;
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await?;
+        Ok(body)
     }
 
     /// A page and a download through a node.

@@ -355,6 +355,10 @@ impl Maker<'_> {
             let name = format!("vless-xhttp-auto-tls-{}", version.replace('/', ""));
             self.over(&name, (self.vless(), xhttp("auto", &json!({})), tls_with_alpn(version)), own());
         }
+        // A browser's client hello offers h2 whatever the link says, so this takes a server without.
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.name.ends_with("-http1.1")) {
+            node.inbound["streamSettings"]["tlsSettings"]["alpn"] = json!(["http/1.1"]);
+        }
         let plain = json!({
             "xPaddingBytes": "100-200", "noGRPCHeader": true, "scMaxEachPostBytes": "20000-30000",
             "scMinPostsIntervalMs": 1, "xmux": { "maxConcurrency": "2-4", "hMaxRequestTimes": "10-20" },

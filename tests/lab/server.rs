@@ -463,8 +463,8 @@ fn reality_keys(program: &Path) -> (String, String) {
 pub fn printed_pair(program: &Path, command: &str) -> (String, String) {
     let output = std::process::Command::new(program).arg(command).output().expect("xray runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let values = text.lines().filter_map(|line| line.split_once(": ")).map(|(_, value)| value.trim().replace('"', ""));
-    match values.collect::<Vec<_>>().as_slice() {
+    let values = text.lines().filter_map(|line| line.split_once(": ")).filter(|(key, _)| *key != "Authentication");
+    match values.map(|(_, value)| value.trim().replace('"', "")).collect::<Vec<_>>().as_slice() {
         [private, public, ..] => (private.clone(), public.clone()),
         _ => panic!("xray {command} printed {text:?}"),
     }
