@@ -108,10 +108,9 @@ impl Maker {
                 auth: self.secret(&["user:password", "auth"]),
                 ports: self.maybe(&["443", "443,5000-6000", "1-65535", "0", "70000"]),
                 hop_secs: self.pick(&[None, Some(0), Some(30), Some(u32::MAX)]),
-                obfs: self.maybe(&["salamander", "salamander", "salamander", "gecko"]).map(|kind| Obfs {
-                    kind,
-                    password: self.secret(&["secret", "s ecret", "abc"]),
-                }),
+                obfs: self
+                    .maybe(&["salamander", "salamander", "salamander", "gecko"])
+                    .map(|kind| Obfs { kind, password: self.secret(&["secret", "s ecret", "abc"]) }),
             }),
             10 => Protocol::Wireguard(self.wireguard()),
             _ => Protocol::Tuic(Tuic {
@@ -296,7 +295,9 @@ impl Maker {
             alpn: self.pick(&alpn).iter().map(|name| (*name).to_owned()).collect(),
             fingerprint: if self.once_in(3) { self.maybe(&["chrome", "QQ", "unsafe", "hellofoo"]) } else { None },
             allow_insecure: self.once_in(8),
-            pinned_sha256: self.once_in(6).then(|| self.text(&["ab", &"ab".repeat(32), &format!("{0},{0}", "0F".repeat(32))])),
+            pinned_sha256: self
+                .once_in(6)
+                .then(|| self.text(&["ab", &"ab".repeat(32), &format!("{0},{0}", "0F".repeat(32))])),
             verify_name: self.once_in(6).then(|| self.text(&["a.test", "a.test,b.test"])),
             ech: self.once_in(8).then(|| self.text(&["AEX+DQBBmAAgACAAAA==", "https://1.1.1.1/dns-query"])),
         }
@@ -356,7 +357,8 @@ fn claims_hold(program: &Path, batches: usize) -> BTreeSet<String> {
 fn xrays_own_check_accepts_what_is_claimed() {
     let Some(program) = engine(Kind::Xray.name()) else { return };
     let kinds = claims_hold(&program, rounds(4, 60));
-    for wanted in ["hysteria2", "wireguard", "grpc-reality", "xhttp-reality", "kcp-none", "httpupgrade-tls", "udp-tls"] {
+    for wanted in ["hysteria2", "wireguard", "grpc-reality", "xhttp-reality", "kcp-none", "httpupgrade-tls", "udp-tls"]
+    {
         assert!(kinds.contains(wanted), "{wanted} was not met: {kinds:?}");
     }
 }

@@ -114,8 +114,7 @@ fn carried_by(server: Kind, client: &Path, check: impl Fn(&Engine, &Node)) {
     let nodes = Nodes::start(server, &program, &authority, &origin, None);
     let engine = nodes::version(client).expect("an engine has a version");
     nodes.all.iter().for_each(|node| check(&engine, node));
-    let (able, unable): (Vec<&Node>, Vec<_>) =
-        nodes.all.iter().partition(|node| engine.supports(&node.config).is_ok());
+    let (able, unable): (Vec<&Node>, Vec<_>) = nodes.all.iter().partition(|node| engine.supports(&node.config).is_ok());
     for node in &unable {
         let config = [(ConfigId(1), &node.config)];
         assert!(batch_config(&engine, config, Path::new("/run/http.sock")).is_err(), "{}", node.name);
@@ -154,14 +153,14 @@ fn v2ray_carries_all_that_v2ray_serves() {
 
 #[test]
 fn v2ray_carries_mkcp_of_xray() {
-    let five = engine("v2ray").and_then(|program| nodes::version(&program)).is_some_and(|v2ray| v2ray.version.major >= 5);
+    let five =
+        engine("v2ray").and_then(|program| nodes::version(&program)).is_some_and(|v2ray| v2ray.version.major >= 5);
     carried(Kind::Xray, Kind::V2ray, |node| {
         let kcp = node.name.contains("-kcp-") && node.name != "vless-kcp-dns";
         let plain = ["vless-grpc-none", "trojan-grpc-tls", "vmess-grpc-unnamed-tls"];
         kcp || five && plain.contains(&node.name.as_str())
     });
 }
-
 
 /// Versions other than those that every change is tested with: programs named in `XRAT_OTHER_ENGINES`, with colons
 /// between them.

@@ -45,7 +45,8 @@ fn carries(program: &str, arguments: impl Fn(&Lab, u16) -> Vec<String>, options:
     if !tool(program) {
         return;
     }
-    for kind in Kind::ALL {
+    // That nothing comes takes its time, and is the plugin's doing.
+    for kind in Kind::ALL.into_iter().take(if expected { 2 } else { 1 }) {
         let Some(lab) = Lab::start(kind) else { continue };
         let Some(daemon) = lab.daemon(kind, &[]) else { continue };
         let mut link = lab.server.link(NODE);
@@ -82,7 +83,8 @@ fn obfs_http_is_understood_by_simple_obfs() {
 /// `simple-obfs` looks at the host when it is told to: what comes with another one is no visitor of its.
 #[test]
 fn obfs_http_says_the_host_of_the_link() {
-    let only_host = |lab: &Lab, target| [obfs_server(lab, target), vec!["--obfs-host".into(), "host.test".into()]].concat();
+    let only_host =
+        |lab: &Lab, target| [obfs_server(lab, target), vec!["--obfs-host".into(), "host.test".into()]].concat();
     carries("obfs-server", only_host, "obfs-local;obfs=http;obfs-host=host.test", true);
     carries("obfs-server", only_host, "obfs-local;obfs=http;obfs-host=other.test", false);
 }

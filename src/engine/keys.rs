@@ -7,6 +7,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
+use super::Version;
+
+/// The newest version whose names are known here: a later one may have more.
+const NAMES_KNOWN: Version = Version::new(26, 3, 27);
+
 /// Client hellos by Xray's names; the same in both versions.
 const FINGERPRINTS: &[&str] = &[
     "chrome",
@@ -71,9 +76,10 @@ const FINGERPRINTS: &[&str] = &[
     "hellosafari_auto",
 ];
 
-/// Whether Xray knows the client hello of this name.
-pub(super) fn is_fingerprint(name: &str) -> bool {
-    FINGERPRINTS.contains(&name.to_ascii_lowercase().as_str())
+/// Whether Xray of this version knows the client hello of this name, or may know it.
+pub(super) fn is_fingerprint(version: Version, name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    FINGERPRINTS.contains(&name.as_str()) || version > NAMES_KNOWN && name.starts_with("hello")
 }
 
 /// Whether the text is `length` bytes in URL-safe base64 without padding.

@@ -62,10 +62,7 @@ pub(super) fn write_hysteria(config: &Config, node: &Hysteria2, stream: &mut Map
     stream.insert("hysteriaSettings".into(), json!({ "version": 2, "auth": node.auth.reveal() }));
     let mut mask = Map::new();
     if let Some(obfs) = &node.obfs {
-        mask.insert(
-            "udp".into(),
-            json!([{ "type": obfs.kind, "settings": { "password": obfs.password.reveal() } }]),
-        );
+        mask.insert("udp".into(), json!([{ "type": obfs.kind, "settings": { "password": obfs.password.reveal() } }]));
     }
     let alone = config.port.to_string();
     if let Some(ports) = node.ports.as_deref().filter(|ports| *ports != alone) {

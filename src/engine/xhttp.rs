@@ -102,7 +102,10 @@ pub(super) fn check(version: Version, mode: &str, extra: &BTreeMap<String, Value
         if !fits(kind, value, mode) {
             return Err(Lack::none(format!("xhttp with such a value of {key:?} in its extra")));
         }
-        if key == "scMaxEachPostBytes" && version < SMALL_POSTS && range(value).is_some_and(|(from, _)| from <= BUFFER_BYTES) {
+        if key == "scMaxEachPostBytes"
+            && version < SMALL_POSTS
+            && range(value).is_some_and(|(from, _)| from <= BUFFER_BYTES)
+        {
             return Err(Lack::but("Xray 26.3.27 or newer", "xhttp with so small a \"scMaxEachPostBytes\""));
         }
     }
@@ -162,7 +165,8 @@ fn range(value: &Value) -> Option<(i64, i64)> {
     let (from, to) = match value {
         Value::Number(number) => (number.as_i64()?, number.as_i64()?),
         Value::String(text) => {
-            let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+            let number =
+                |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
             match text.split_once('-') {
                 Some((from, to)) => (number(from)?, number(to)?),
                 None => (number(text)?, number(text)?),

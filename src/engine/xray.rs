@@ -100,7 +100,7 @@ fn check_reality(version: Version, reality: &Reality, transport: &Transport) -> 
     if !(key && second && keys::is_short_id(&reality.short_id) && keys::is_path(&reality.spider_x)) {
         return Err(Lack::none("REALITY with such a key, short id or spider path"));
     }
-    fingerprint(&reality.fingerprint)
+    fingerprint(version, &reality.fingerprint)
 }
 
 /// Vision splices records of the TLS layer right below it; over anything else each connection would fail.
@@ -154,12 +154,12 @@ fn check_tls(version: Version, tls: &Tls) -> Result<(), Lack> {
     if tls.ech.is_some() && version < ECH_AND_MLDSA {
         return Err(Lack::but("Xray 25.8.3 or newer", "an encrypted client hello (ech)"));
     }
-    tls.fingerprint.as_deref().map_or(Ok(()), fingerprint)
+    tls.fingerprint.as_deref().map_or(Ok(()), |name| fingerprint(version, name))
 }
 
 /// An unknown name makes Xray refuse the whole file.
-fn fingerprint(name: &str) -> Result<(), Lack> {
-    match keys::is_fingerprint(name) {
+fn fingerprint(version: Version, name: &str) -> Result<(), Lack> {
+    match keys::is_fingerprint(version, name) {
         true => Ok(()),
         false => Err(Lack::none(format!("the fingerprint {name:?}"))),
     }

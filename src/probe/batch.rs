@@ -309,7 +309,8 @@ impl Batch<'_> {
         for number in all {
             let Some(Job { config, .. }) = self.bench.jobs.get(number) else { continue };
             let there = servers.entry((&config.address, config.port)).or_default();
-            let friends = |group: &Vec<&Config>| group.iter().all(|one| share_an_engine(self.bench.engine, one, config));
+            let friends =
+                |group: &Vec<&Config>| group.iter().all(|one| share_an_engine(self.bench.engine, one, config));
             let place = there.iter().position(friends).unwrap_or(there.len());
             if place == there.len() {
                 there.push(Vec::new());

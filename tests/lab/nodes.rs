@@ -291,8 +291,7 @@ impl Maker<'_> {
             ("chacha20-poly1305", "wechat-video", tls()),
         ] {
             let key = (cipher != "none").then_some("k ey");
-            let transport =
-                Transport::Quic { cipher: cipher.into(), key: key.map(Secret::new), header: header.into() };
+            let transport = Transport::Quic { cipher: cipher.into(), key: key.map(Secret::new), header: header.into() };
             let own = json!({ "quicSettings": { "security": cipher, "key": key.unwrap_or_default(), "header": { "type": header } } });
             let name = format!("vless-quic-{cipher}-{}", security.name());
             self.over(&name, (self.vless(), transport, security), own);
