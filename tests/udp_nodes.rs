@@ -11,13 +11,15 @@ use lab::client::{self, Kept, Proxy};
 use lab::nodes::{FAR, Nodes};
 use lab::origin::{DRIP_BYTES, PAGE, UdpEcho, bytes};
 use lab::{Authority, Daemon, Kind, Origin, engine, wait_until};
-use serde_json::json;
+use serde_json::{Value, json};
 use xrat::config::{Config, Protocol, Secret};
 
 /// Larger than every buffer on the way.
 const MUCH: usize = 500_000;
 /// Pieces of a download that goes on while its engine is replaced.
 const PIECES: usize = 30;
+/// Pieces that come in 4 s.
+const MANY_PIECES: usize = 200;
 
 /// One of each way to fill UDP.
 const WAYS: [&str; 4] = ["hysteria2-salamander", "wireguard", "vless-kcp-wechat-video-seed", "vless-xhttp-auto-tls-h3"];
@@ -139,6 +141,45 @@ fn each_gets_its_own_verdict() {
     }
     assert_eq!(verdicts.len(), good + 3);
     assert_eq!(daemon.engine_pids(), Vec::<u32>::new());
+}
+
+/// A WireGuard node answers to where the last packet with its user's key came from: tests leave it to the session.
+#[test]
+fn tests_leave_the_session_its_wireguard_node() {
+    let Some(stage) = Stage::start(None) else { return };
+    let mut daemon = stage.daemon();
+    let mut configs = stage.configs(&["wireguard", "hysteria2"]);
+    let mut brother = configs[0].clone();
+    brother.name = "brother".into();
+    if let Protocol::Wireguard(node) = &mut brother.protocol {
+        node.mtu = Some(1280);
+    }
+    configs.push(brother);
+    let ids = daemon.store(&configs);
+    daemon.run();
+    // With nothing to disturb, both with the one key are tested, one after the other.
+    let verdicts = || {
+        let tested = daemon.xrat(&["test", "--json", "--timeout", "5s"]).ok().json();
+        let told = |row: &Value| (row["name"].as_str().unwrap().to_owned(), row["failure"]["kind"].clone());
+        tested["results"].as_array().unwrap().iter().map(told).collect::<BTreeMap<_, _>>()
+    };
+    let all = |brother: Value| {
+        let verdicts = [("brother", brother), ("hysteria2", Value::Null), ("wireguard", Value::Null)];
+        BTreeMap::from(verdicts.map(|(name, kind)| (name.to_owned(), kind)))
+    };
+    assert_eq!(verdicts(), all(Value::Null));
+
+    connect(&daemon, ids[0], "wireguard");
+    let mut download = Kept::open(&daemon.proxy(), &stage.url(""), None).unwrap();
+    download.request("/drip", "keep-alive").unwrap();
+    assert_eq!(download.head().unwrap().0, 200);
+    assert_eq!(verdicts(), all("in_use".into()));
+    // Rotation measures the active node beside the others, and stays where nothing is faster.
+    let told = daemon.ask("RuntimeReplace", json!({ "trigger": "timer" }));
+    assert!(told["message"].as_str().unwrap().contains("not faster"), "{told}");
+    // More than was sent before and meanwhile.
+    let pieces = download.exactly(MANY_PIECES * DRIP_BYTES);
+    assert!(pieces.is_ok(), "{:?}", pieces.err());
 }
 
 /// A DNS server that answers [`FAR`] to everything and remembers what it was asked for.

@@ -44,11 +44,20 @@ pub fn batch_config<'a>(
     }))
 }
 
+/// Whether an engine with `other` takes the node of `one` away from the engine that uses it: a WireGuard node knows its
+/// user by the key, and answers to wherever the last packet with it came from.
+pub fn takes_over(one: &Config, other: &Config) -> bool {
+    match (&one.protocol, &other.protocol) {
+        (Protocol::Wireguard(one), Protocol::Wireguard(other)) => one.secret_key == other.secret_key,
+        _ => false,
+    }
+}
+
 /// Whether one engine may carry both configs at once without taking one for the other.
 ///
 /// V2Ray keeps its connections for gRPC, HTTP/2 and QUIC by the server's address alone, and Xray those for Hysteria 2:
 /// a second config of the same address would use what the first has opened, with the first one's credentials,
-/// certificate and names.
+/// certificate and names. Two WireGuard nodes with one key are in each other's way anywhere ([`takes_over`]).
 pub fn share_an_engine(engine: &Engine, one: &Config, other: &Config) -> bool {
     let pooled = |config: &Config| match engine.family {
         Family::V2ray => {
@@ -59,7 +68,8 @@ pub fn share_an_engine(engine: &Engine, one: &Config, other: &Config) -> bool {
     let same_address = one.address == other.address && one.port == other.port;
     let same_way = one.transport == other.transport && one.security == other.security;
     let one_node = same_way && (engine.family == Family::V2ray || one.protocol == other.protocol);
-    !same_address || one_node || !(pooled(one) && pooled(other))
+    let mixed_up = same_address && !one_node && pooled(one) && pooled(other);
+    !mixed_up && !takes_over(one, other)
 }
 
 /// The config that an engine's last words name as the one it stumbled over: Xray tells the tag of an outbound that it

@@ -45,7 +45,7 @@ use crate::config::{Config, Protocol, Transport};
 
 use plugin::Unfolded;
 
-pub use batch::{batch_config, outbound_tag, refused_tag, share_an_engine};
+pub use batch::{batch_config, outbound_tag, refused_tag, share_an_engine, takes_over};
 pub use session::{OUTBOUND_TAG, SessionFiles, ready, session_config};
 
 /// Whose program it is; decides the layout of files, command lines and API messages.

@@ -14,6 +14,7 @@ use crate::config::ConfigId;
 use crate::engine::discover;
 use crate::net::url::Url;
 use crate::probe::batch::{self, Job, Options, Verdict};
+use crate::probe::serving::serving;
 use crate::store::{CandidateRow, Sort, TestRow};
 
 /// Enabled configs that an engine of this machine can carry. Empty when the database or the engines cannot be read.
@@ -43,11 +44,13 @@ pub(super) async fn candidates(context: Rc<Context>) -> Vec<CandidateRow> {
 }
 
 /// Tests configs in one engine, within `budget`; what is not done by then has failed. A message on `cancel` (not its
-/// drop) ends it at once. Results are stored. Must be driven to its end.
+/// drop) ends it at once. With `spare` the session that runs does not notice; one that does not work has nothing to
+/// lose. Results are stored. Must be driven to its end.
 pub(super) async fn test(
     context: Rc<Context>,
     ids: Vec<ConfigId>,
     budget: Duration,
+    spare: bool,
     cancel: oneshot::Receiver<()>,
 ) -> Vec<(ConfigId, Result<u32, String>)> {
     let mut results = HashMap::new();
@@ -57,7 +60,7 @@ pub(super) async fn test(
             Either::Left((Ok(()), _)) | Either::Right(_) => {}
         }
     };
-    if let Err(error) = run(&context, &ids, stop, &mut results).await {
+    if let Err(error) = run(&context, &ids, spare, stop, &mut results).await {
         tracing::error!("the candidates could not be tested: {error}");
     }
     let at = Utc::now();
@@ -76,13 +79,14 @@ pub(super) async fn test(
 async fn run(
     context: &Context,
     ids: &[ConfigId],
+    spare: bool,
     stop: impl Future<Output = ()>,
     results: &mut HashMap<ConfigId, Result<u32, String>>,
 ) -> Result<(), String> {
     let settings = context.settings();
     let engines = discover::engines(&settings, &context.store).await.map_err(|error| error.to_string())?;
     let wanted = ids.to_vec();
-    let jobs = context
+    let jobs: Vec<_> = context
         .store
         .run(move |store| wanted.iter().map(|id| store.config(*id)).collect::<Result<Vec<_>, _>>())
         .await
@@ -92,7 +96,12 @@ async fn run(
         .map(|row| Job { config_id: row.config_id, config: row.config })
         .collect();
     let url = Url::parse(&settings.testing.url).map_err(|error| error.to_string())?;
+    let serving = match spare {
+        true => serving(&context.paths, &context.store, &jobs).await.map_err(|error| error.to_string())?,
+        false => None,
+    };
     let options = Options {
+        serving,
         concurrency: settings.runtime.rotation.test_concurrency.try_into().unwrap_or_default(),
         ..Options::new(url, settings.test_timeout())
     };
