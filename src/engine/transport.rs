@@ -19,7 +19,7 @@ pub(super) fn write(engine: &Engine, config: &Config, upgrade: bool, stream: &mu
     match &config.transport {
         Transport::Tcp { http_header: None } => {}
         Transport::Tcp { http_header: Some(header) } => {
-            put("tcpSettings", json!({ "header": disguise(config, header, upgrade) }));
+            put("tcpSettings", json!({ "header": disguise(header, upgrade) }));
         }
         Transport::Ws { path, .. } => {
             let host = host_header(config);
@@ -80,7 +80,7 @@ fn host_header(config: &Config) -> String {
 }
 
 /// The `http` header. Without hosts the engine's own headers stay, and with them the host that it makes up.
-fn disguise(config: &Config, header: &HttpHeader, upgrade: bool) -> Value {
+fn disguise(header: &HttpHeader, upgrade: bool) -> Value {
     let paths = if header.paths.is_empty() { vec!["/".to_owned()] } else { header.paths.clone() };
     let mut request = Map::from_iter([
         ("version".to_owned(), "1.1".into()),
@@ -94,7 +94,7 @@ fn disguise(config: &Config, header: &HttpHeader, upgrade: bool) -> Value {
             "User-Agent": [USER_AGENT],
             "Upgrade": ["websocket"],
             "Connection": ["Upgrade"],
-            "Sec-WebSocket-Key": upgrade_keys(config),
+            "Sec-WebSocket-Key": upgrade_keys(),
         })),
         false => Some(json!({
             "Host": header.hosts,
@@ -110,12 +110,13 @@ fn disguise(config: &Config, header: &HttpHeader, upgrade: bool) -> Value {
     json!({ "type": "http", "request": request })
 }
 
-/// Keys as a browser makes them, always the same for a node.
-fn upgrade_keys(config: &Config) -> Vec<String> {
+/// Keys as a browser makes them.
+fn upgrade_keys() -> Vec<String> {
     use base64::Engine as _;
-    let identity = config.identity();
-    (0..UPGRADE_KEYS)
-        .map(|number| uuid::Uuid::new_v5(&identity, &[number]))
-        .map(|key| base64::prelude::BASE64_STANDARD.encode(key.as_bytes()))
-        .collect()
+    let key = || {
+        // Six bits of a random UUID are none.
+        let [one, other] = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(uuid::Uuid::into_bytes);
+        base64::prelude::BASE64_STANDARD.encode([&one[..6], &one[9..], &other[..3]].concat())
+    };
+    (0..UPGRADE_KEYS).map(|_| key()).collect()
 }
