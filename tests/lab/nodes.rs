@@ -120,9 +120,9 @@ impl Nodes {
     }
 }
 
-/// What a program is.
+/// What a program is. V2Ray 4 takes a bare `version` for nothing and starts, so that comes second.
 pub fn version(program: &Path) -> Option<Engine> {
-    ["version", "-version"].into_iter().find_map(|argument| {
+    ["-version", "version"].into_iter().find_map(|argument| {
         let output = std::process::Command::new(program).arg(argument).output().ok()?;
         let (family, version) = parse_version(&String::from_utf8_lossy(&output.stdout))?;
         Some(Engine { family, version, path: PathBuf::from(program) })
