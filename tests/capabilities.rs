@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use lab::random::Random;
 use lab::scratch::Scratch;
-use lab::{Kind, engine, nodes, rounds};
+use lab::{Kind, engine, nodes, rounds, source_dir};
 use serde_json::{Value, json};
 use xrat::config::{
     Config, ConfigId, HttpHeader, Hysteria2, Obfs, Protocol, Reality, Secret, Security, Tls, Transport, Tuic, Wireguard,
@@ -324,6 +324,15 @@ fn stumbles(engine: &Engine, configs: &[(ConfigId, &Config)], dir: &Path) -> Opt
     Some((one.0, words))
 }
 
+/// The engine's own check finds nothing.
+fn accepts(engine: &Engine, configs: &[(ConfigId, &Config)], dir: &Path) {
+    if let Some((id, words)) = stumbles(engine, configs, dir) {
+        let culprit = configs.iter().find(|(known, _)| *known == id).map(|(_, config)| serde_json::to_string(config));
+        // Before its last words it warns of much.
+        panic!("{engine} refuses {culprit:?}: {}", words.trim_end().lines().last().unwrap_or_default());
+    }
+}
+
 /// What kind of node it is, to see that each kind was met.
 fn kind(config: &Config) -> [String; 2] {
     [config.protocol.name().to_owned(), format!("{}-{}", config.transport.name(), config.security.name())]
@@ -343,14 +352,27 @@ fn claims_hold(program: &Path, batches: usize) -> BTreeSet<String> {
             assert!(batch_config(&engine, [(ConfigId(1), config)], Path::new("/run/h")).is_err(), "{config:?}");
         }
         let able: Vec<_> = able.into_iter().zip(1..).map(|(config, id)| (ConfigId(id), config)).collect();
-        // A file with each, and one of a session, which has more around it.
-        if let Some((id, words)) = stumbles(&engine, &able, dir.path()) {
-            let culprit = able.iter().find(|(known, _)| *known == id).map(|(_, config)| serde_json::to_string(config));
-            panic!("{engine} refuses {culprit:?}\n{words}");
-        }
+        accepts(&engine, &able, dir.path());
         kinds.extend(able.iter().flat_map(|(_, config)| kind(config)));
     }
     kinds
+}
+
+/// Every link of the table of links that can be read, in one file for each engine.
+#[test]
+fn links_of_the_table_are_accepted() {
+    let text = std::fs::read_to_string(source_dir().join("tests/vectors/links.json")).unwrap();
+    let vectors: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let links = vectors.iter().filter_map(|vector| vector["link"].as_str());
+    let configs: Vec<_> = links.filter_map(|link| xrat::link::parse(link).ok()).collect();
+    for kind in Kind::ALL {
+        let Some(program) = engine(kind.name()) else { continue };
+        let engine = nodes::version(&program).expect("an engine has a version");
+        let able = configs.iter().filter(|config| engine.supports(config).is_ok());
+        let able: Vec<_> = able.zip(1..).map(|(config, id)| (ConfigId(id), config)).collect();
+        assert!(2 * able.len() > configs.len(), "{engine} carries {} of {}", able.len(), configs.len());
+        accepts(&engine, &able, Scratch::new().path());
+    }
 }
 
 #[test]

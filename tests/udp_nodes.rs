@@ -81,6 +81,9 @@ fn a_session_carries_everything() {
         }
         let back = client::udp_exchange_via_socks(daemon.socks(), None, far, name.as_bytes());
         assert_eq!(back.unwrap(), name.as_bytes(), "{name}");
+        // Traffic that comes back is what health is told by.
+        let traffic = daemon.status()["session"]["traffic"]["downlink_bytes"].as_u64();
+        assert!(traffic.is_some_and(|bytes| bytes > 2 * MUCH as u64), "{name}: {traffic:?}");
         daemon.xrat(&["disconnect"]).ok();
     }
 }
