@@ -25,6 +25,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 /// An address that a [`strict`] engine refuses.
 const NAMELESS: &str = "culprit.invalid";
+/// An address that a [`strict`] engine ends over.
+const DEADLY: &str = "deadly.invalid";
 
 /// A root whose tests fetch `path` of the origin with one kind of engine.
 fn root(lab: &Lab, kind: Kind, path: &str) -> Daemon {
@@ -53,13 +55,18 @@ fn import(daemon: &Daemon, links: &[String]) {
     daemon.xrat_with_input(&["import", "-"], links.join("\n").as_bytes()).ok();
 }
 
-/// A config that Xray refuses and names: it knows no such fingerprint.
+/// A config that Xray refuses and names: it knows no such fingerprint, which a [`newer`] one could.
 fn refused_by_name(port: u16, name: &str) -> String {
     format!("trojan://{name}@127.0.0.1:{port}?security=tls&fp=hellonobody#{name}")
 }
 
-/// A config that Xray falls over, without a name: it has no key where one is looked for.
-fn panicking(port: u16, name: &str) -> String {
+/// A config that [`strict`] engines end over, in words that name nothing.
+fn panicking(name: &str) -> String {
+    format!("http://secret-user:secret-word@{DEADLY}:1#{name}")
+}
+
+/// A config that no engine can carry: it has no key where one is looked for.
+fn unsupported(port: u16, name: &str) -> String {
     let user = "3b7a2f0e-6c1d-4f5a-9e8b-1c2d3e4f5a6b";
     format!("vless://{user}@127.0.0.1:{port}?encryption=mlkem768x25519plus.native.0rtt.{name}#{name}")
 }
@@ -185,7 +192,7 @@ fn each_config_gets_its_own_verdict(kind: Kind) {
     let mut culprits = vec!["culprit-1", "culprit-2"];
     if kind == Kind::Xray {
         links.insert(5, refused_by_name(port, "culprit-3"));
-        links.push(panicking(port, "culprit-4"));
+        links.push(panicking("culprit-4"));
         culprits.extend(["culprit-3", "culprit-4"]);
     }
     let (url, engine) = (lab.origin.url("/generate_204"), strict(&daemon, kind));
@@ -220,15 +227,26 @@ fn each_config_gets_its_own_verdict(kind: Kind) {
     assert_clean(&daemon);
 }
 
+/// The line of a script by which Xray says that it is a version of the future: of words that such a one may know xrat
+/// refuses none, and then it is Xray who does.
+fn newer(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Xray => "case \"$1\" in version|-version) echo 'Xray 99.1.1 (from the future)'; exit;; esac\n",
+        Kind::V2ray => "",
+    }
+}
+
 /// The engine itself, but that it refuses [`NAMELESS`] in words that name no config: V2Ray never does, and Xray not
 /// always, but what xrat lets through to them is nothing that they refuse like that today.
 fn strict(daemon: &Daemon, kind: Kind) -> String {
     let file = daemon.root().join("strict");
     let program = engine(kind.name()).unwrap();
     let script = format!(
-        "#!/bin/sh\nfor last; do :; done\n\
+        "#!/bin/sh\n{}for last; do :; done\n\
+         if grep -q {DEADLY} \"$last\" 2>/dev/null; then echo 'panic: runtime error: secret-word' >&2; exit 2; fi\n\
          if grep -q {NAMELESS} \"$last\" 2>/dev/null; then echo 'main: broken > it says secret-word' >&2; exit 23; fi\n\
          exec {} \"$@\"\n",
+        newer(kind),
         program.display()
     );
     std::fs::write(&file, script).unwrap();
@@ -250,6 +268,13 @@ fn a_thousand_in_one_engine(kind: Kind) {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let Some(lab) = Lab::start(kind) else { return };
     let daemon = root(&lab, kind, "/withhold");
+    if kind == Kind::Xray {
+        daemon.configure(&[
+            "runtime.engine = \"xray\"",
+            &format!("testing.url = \"{}\"", lab.origin.url("/withhold")),
+            &format!("paths.xray = \"{}\"", strict(&daemon, kind)),
+        ]);
+    }
     let (port, closed) = (open_node(&lab), ports::take());
     let deaf = Relay::start(SocketAddr::from(([127, 0, 0, 1], port)));
     deaf.set(Mode::Swallow);
@@ -261,7 +286,7 @@ fn a_thousand_in_one_engine(kind: Kind) {
     let (culprit, kind_of_culprit): (&dyn Fn(&str) -> String, _) = match kind {
         Kind::Xray => (&|name| refused_by_name(port, name), "refused"),
         // V2Ray 4 refuses nothing of what it is told; these it is not told.
-        Kind::V2ray => (&|name| panicking(port, name), "unsupported"),
+        Kind::V2ray => (&|name| unsupported(port, name), "unsupported"),
     };
     links.extend(many(50, "culprit", culprit));
     import(&daemon, &links);

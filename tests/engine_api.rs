@@ -25,8 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The installed engine of this family, or `None` with the reason on standard error.
 fn engine(family: Family) -> Option<Engine> {
-    let argument = if family == Family::Xray { "version" } else { "-version" };
-    let found = Command::new(family.name()).arg(argument).output().ok().and_then(|output| {
+    // V2Ray 5 knows only the second, and V2Ray 4 takes that for nothing and starts.
+    let found = ["-version", "version"].into_iter().find_map(|argument| {
+        let output = Command::new(family.name()).arg(argument).output().ok()?;
         let (family, version) = parse_version(&String::from_utf8_lossy(&output.stdout))?;
         Some(Engine { family, version, path: PathBuf::from(family.name()) })
     });

@@ -8,7 +8,6 @@ mod lab;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use rustix::process::Signal;
 use smol::{LocalExecutor, Task, Timer};
 use xrat::engine::api::{Api, InboundKind, PublicInbound};
 use xrat::engine::ports::established;
-use xrat::engine::{Engine, SessionFiles, parse_version, ready, session_config};
+use xrat::engine::{Engine, SessionFiles, ready, session_config};
 use xrat::event::SessionId;
 use xrat::gate::{Behind, Gate, Member, settle};
 
@@ -114,7 +113,7 @@ impl Stage {
 
     /// Starts an engine and waits until it is ready; it has no public inbound.
     async fn engine(&self, id: i64) -> Running {
-        let engine = identify(self.kind, &self.program);
+        let engine = identify(&self.program);
         let dir = Scratch::new();
         let socket = |name: &str| dir.path().join(name);
         let files = SessionFiles {
@@ -194,11 +193,8 @@ impl Gates {
     }
 }
 
-fn identify(kind: Kind, program: &Path) -> Engine {
-    let argument = if kind == Kind::Xray { "version" } else { "-version" };
-    let output = Command::new(program).arg(argument).output().unwrap();
-    let (family, version) = parse_version(&String::from_utf8_lossy(&output.stdout)).unwrap();
-    Engine { family, version, path: program.to_owned() }
+fn identify(program: &Path) -> Engine {
+    lab::nodes::version(program).expect("an engine has a version")
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -225,6 +225,7 @@ fn counts(summary: &Summary) -> String {
             FailureKind::Unsupported => "unsupported by the engine",
             FailureKind::Refused => "refused by the engine",
             FailureKind::EngineEnded => "ended the engine",
+            FailureKind::InUse => "in use",
         };
         format!("{count} {what}")
     });

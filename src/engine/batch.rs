@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::session::socket;
-use super::{Engine, Unsupported, inbound, outbound};
-use crate::config::{Config, ConfigId};
+use super::{Engine, Family, Unsupported, inbound, outbound};
+use crate::config::{Config, ConfigId, Protocol, Transport};
 
 /// The tag of a config's outbound, and the name of the user who is sent there.
 pub fn outbound_tag(id: ConfigId) -> String {
@@ -30,9 +30,8 @@ pub fn batch_config<'a>(
     // The first outbound takes what no rule sends elsewhere.
     let mut outbounds = vec![json!({ "tag": "closed", "protocol": "blackhole" })];
     for (id, config) in configs {
-        engine.supports(config)?;
         let tag = outbound_tag(id);
-        outbounds.push(outbound::outbound(engine, config, &tag));
+        outbounds.push(outbound::outbound(engine, config, &tag)?);
         rules.push(json!({ "type": "field", "user": [tag], "outboundTag": tag }));
         users.push(tag);
     }
@@ -43,6 +42,34 @@ pub fn batch_config<'a>(
         "outbounds": outbounds,
         "routing": { "domainStrategy": "AsIs", "rules": rules },
     }))
+}
+
+/// Whether an engine with `other` takes the node of `one` away from the engine that uses it: a WireGuard node knows its
+/// user by the key, and answers to wherever the last packet with it came from.
+pub fn takes_over(one: &Config, other: &Config) -> bool {
+    match (&one.protocol, &other.protocol) {
+        (Protocol::Wireguard(one), Protocol::Wireguard(other)) => one.secret_key == other.secret_key,
+        _ => false,
+    }
+}
+
+/// Whether one engine may carry both configs at once without taking one for the other.
+///
+/// V2Ray keeps its connections for gRPC, HTTP/2 and QUIC by the server's address alone, and Xray those for Hysteria 2:
+/// a second config of the same address would use what the first has opened, with the first one's credentials,
+/// certificate and names. Two WireGuard nodes with one key are in each other's way anywhere ([`takes_over`]).
+pub fn share_an_engine(engine: &Engine, one: &Config, other: &Config) -> bool {
+    let pooled = |config: &Config| match engine.family {
+        Family::V2ray => {
+            matches!(config.transport, Transport::Grpc { .. } | Transport::H2 { .. } | Transport::Quic { .. })
+        }
+        Family::Xray => matches!(config.protocol, Protocol::Hysteria2(_)),
+    };
+    let same_address = one.address == other.address && one.port == other.port;
+    let same_way = one.transport == other.transport && one.security == other.security;
+    let one_node = same_way && (engine.family == Family::V2ray || one.protocol == other.protocol);
+    let mixed_up = same_address && !one_node && pooled(one) && pooled(other);
+    !mixed_up && !takes_over(one, other)
 }
 
 /// The config that an engine's last words name as the one it stumbled over: Xray tells the tag of an outbound that it

@@ -10,15 +10,19 @@
 //! text, and `-test` says "Configuration OK". So [`Engine::supports`] is asked before anything is generated, and
 //! [`session_config`] asks it again: nothing outside an engine's capabilities can reach it.
 //!
-//! What is dropped on purpose, because nothing is less safe without it: the TLS fingerprint on V2Ray. The connection
-//! is as well encrypted and verified as before; it looks like a Go program and not like the browser the link names.
+//! What is dropped on purpose, because nothing is less safe without it: the TLS fingerprint on V2Ray, and the hopping
+//! between ports of Hysteria 2 on an Xray that has another word for it than those that were read. The connection is as
+//! well encrypted and verified as before, and leads to the same server.
 
 pub mod api;
 mod batch;
 pub mod discover;
 mod grpc;
 mod inbound;
+mod kcp;
+mod keys;
 mod outbound;
+mod plugin;
 pub mod ports;
 pub mod private;
 pub mod process;
@@ -26,7 +30,10 @@ mod proto;
 mod session;
 mod sockets;
 mod stream;
+mod transport;
+mod udp;
 mod v2ray;
+mod xhttp;
 mod xray;
 
 use std::ffi::OsString;
@@ -36,7 +43,9 @@ use std::str::FromStr;
 
 use crate::config::{Config, Protocol, Transport};
 
-pub use batch::{batch_config, outbound_tag, refused_tag};
+use plugin::Unfolded;
+
+pub use batch::{batch_config, outbound_tag, refused_tag, share_an_engine, takes_over};
 pub use session::{OUTBOUND_TAG, SessionFiles, ready, session_config};
 
 /// Whose program it is; decides the layout of files, command lines and API messages.
@@ -192,12 +201,22 @@ impl Engine {
     /// # Errors
     /// [`Unsupported`] with the first thing it lacks and the engine that has it.
     pub fn supports(&self, config: &Config) -> Result<(), Unsupported> {
-        common(config)
-            .and_then(|()| match self.family {
-                Family::Xray => xray::check(self.version, config),
-                Family::V2ray => v2ray::check(self.version, config),
-            })
-            .map_err(|lack| self.unsupported(lack))
+        self.prepare(config).map(drop)
+    }
+
+    /// The config in the words that this engine has for it. There is no other way to an outbound, so nothing can be
+    /// generated that was not checked.
+    fn prepare<'a>(&self, config: &'a Config) -> Result<Unfolded<'a>, Unsupported> {
+        let check = || {
+            let unfolded = plugin::unfold(config)?;
+            common(&unfolded.config)?;
+            match self.family {
+                Family::Xray => xray::check(self.version, &unfolded.config)?,
+                Family::V2ray => v2ray::check(self.version, &unfolded.config)?,
+            }
+            Ok(unfolded)
+        };
+        check().map_err(|lack| self.unsupported(lack))
     }
 
     /// Whether the engine can offer SOCKS on a Unix socket. Xray's SOCKS inbound cannot (its HTTP inbound can):
@@ -238,8 +257,6 @@ impl Engine {
 }
 
 /// Which command line and which API messages an engine speaks.
-///
-/// V2Ray 5's is read from its sources and not tried here: no package of it was at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialect {
     Xray,
@@ -253,20 +270,17 @@ fn args(words: &[&str], file: &Path) -> Vec<OsString> {
 
 /// What no engine does, or every engine refuses.
 fn common(config: &Config) -> Result<(), Lack> {
-    if !matches!(config.transport, Transport::Tcp { .. } | Transport::Ws { .. }) {
-        return Err(Lack::none(format!("the transport {}", config.transport.name())));
+    let brings_its_own = matches!(config.protocol, Protocol::Hysteria2(_) | Protocol::Tuic(_) | Protocol::Wireguard(_));
+    if brings_its_own != matches!(config.transport, Transport::Udp) {
+        return Err(Lack::none(format!("{} over {}", config.protocol.name(), config.transport.name())));
     }
     match &config.protocol {
-        Protocol::Hysteria2(_) | Protocol::Tuic(_) | Protocol::Wireguard(_) => Err(Lack::none(config.protocol.name())),
+        Protocol::Tuic(_) => Err(Lack::none("TUIC")),
         Protocol::Vless { uuid, .. } | Protocol::Vmess { uuid, .. } if outbound::user_id(uuid).is_none() => {
             Err(Lack::none("a user id that is neither a UUID nor a text of at most 30 bytes"))
         }
         Protocol::Vmess { method, .. } if !VMESS_METHODS.contains(&method.as_str()) => {
             Err(Lack::none(format!("the VMess cipher {method:?}")))
-        }
-        Protocol::Shadowsocks { plugin: Some(plugin), .. } => {
-            let name = plugin.reveal().split(';').next().unwrap_or_default();
-            Err(Lack::none(format!("the Shadowsocks plugin {name:?}")))
         }
         Protocol::Trojan { password } | Protocol::Shadowsocks { password, .. } if password.reveal().is_empty() => {
             Err(Lack::none(format!("{} with an empty password", config.protocol.name())))

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Engine, stream};
+use super::{Engine, Unsupported, stream, udp};
 use crate::config::{Config, Protocol, Secret};
 
 /// The longest text that Xray maps to a UUID.
@@ -24,14 +24,22 @@ pub(super) fn user_id(id: &Secret) -> Option<Uuid> {
     }
 }
 
-/// One outbound with the given tag. The config must have passed [`Engine::supports`].
-pub(super) fn outbound(engine: &Engine, config: &Config, tag: &str) -> Value {
-    json!({
-        "tag": tag,
-        "protocol": config.protocol.name(),
-        "settings": settings(config),
-        "streamSettings": stream::settings(engine, config),
-    })
+/// One outbound with the given tag.
+///
+/// # Errors
+/// As of [`Engine::supports`].
+pub(super) fn outbound(engine: &Engine, config: &Config, tag: &str) -> Result<Value, Unsupported> {
+    let unfolded = engine.prepare(config)?;
+    let config = unfolded.config.as_ref();
+    let protocol = match &config.protocol {
+        Protocol::Hysteria2(_) => "hysteria",
+        other => other.name(),
+    };
+    let mut outbound = json!({ "tag": tag, "protocol": protocol, "settings": settings(config) });
+    if !matches!(config.protocol, Protocol::Wireguard(_)) {
+        outbound["streamSettings"] = stream::settings(engine, config, unfolded.upgrade);
+    }
+    Ok(outbound)
 }
 
 fn settings(config: &Config) -> Value {
@@ -60,8 +68,10 @@ fn settings(config: &Config) -> Value {
                 .map(|name| json!({ "user": name, "pass": password.as_ref().map_or("", Secret::reveal) }));
             servers(config, user.map(|user| ("users", json!([user]))))
         }
-        // `Engine::supports` lets none of them come here.
-        Protocol::Hysteria2(_) | Protocol::Tuic(_) | Protocol::Wireguard(_) => json!({}),
+        Protocol::Hysteria2(_) => udp::hysteria(config),
+        Protocol::Wireguard(node) => udp::wireguard(config, node),
+        // No engine has it.
+        Protocol::Tuic(_) => json!({}),
     }
 }
 

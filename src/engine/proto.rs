@@ -1,7 +1,7 @@
 //! The engines' API messages, by hand: just what adding and removing an inbound and reading counters takes.
 //!
 //! Sources: `app/proxyman/command`, `app/proxyman`, `app/stats/command`, `proxy/socks`, `proxy/http` and `common/net`
-//! of Xray-core 26.3.27 and V2Ray 4.34.0 (both run here), and of V2Ray 5 (read). Field numbers are the same but for the
+//! of Xray-core 26.3.27, V2Ray 4.34.0 and V2Ray 5.22.0 (all run here). Field numbers are the same but for the
 //! receiver's; packages and the names of typed messages differ.
 
 use std::collections::BTreeMap;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::{Engine, Family, Lack, Unsupported, inbound, outbound, private};
-use crate::config::Config;
+use super::{Engine, Family, Lack, Unsupported, inbound, outbound, private, udp};
+use crate::config::{Config, Protocol};
 
 /// The tag of the outbound to the node; traffic is counted under it.
 pub const OUTBOUND_TAG: &str = "proxy";
@@ -36,7 +36,7 @@ pub struct SessionFiles {
 /// # Errors
 /// [`Unsupported`] as of [`Engine::supports`], and when a socket path cannot be told to this engine.
 pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) -> Result<Value, Unsupported> {
-    engine.supports(config)?;
+    let node = outbound::outbound(engine, config, OUTBOUND_TAG)?;
     let mut inbounds = Vec::new();
     if let Some(socks) = &sockets.socks {
         if !engine.private_socks() {
@@ -46,7 +46,7 @@ pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) 
     }
     inbounds.push(inbound::private_http(engine, socket(engine, &sockets.http)?));
     inbounds.push(inbound::api(engine, API_INBOUND_TAG, socket(engine, &sockets.api)?));
-    Ok(json!({
+    let mut file = json!({
         "log": { "access": "none", "loglevel": "warning" },
         "api": { "tag": API_TAG, "services": ["HandlerService", "StatsService"] },
         "stats": {},
@@ -56,7 +56,7 @@ pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) 
         // not exist: the API's, while the engine starts. Were the node first, it would get what is meant for the API.
         "outbounds": [
             { "tag": "closed", "protocol": "blackhole" },
-            outbound::outbound(engine, config, OUTBOUND_TAG),
+            node,
         ],
         "routing": {
             "domainStrategy": "AsIs",
@@ -65,7 +65,11 @@ pub fn session_config(engine: &Engine, config: &Config, sockets: &SessionFiles) 
                 { "type": "field", "network": "tcp,udp", "outboundTag": OUTBOUND_TAG },
             ],
         },
-    }))
+    });
+    if matches!(config.protocol, Protocol::Wireguard(_)) {
+        file["dns"] = udp::wireguard_dns(config);
+    }
+    Ok(file)
 }
 
 /// One attempt to find the engine ready: its private proxy answers, and so does its API, which comes up a little later.

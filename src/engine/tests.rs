@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::config::{HttpHeader, Reality, Secret, Security, Tls, Transport};
 
+mod transports;
+
 fn engine(family: Family, version: &str) -> Engine {
     Engine { family, version: version.parse().unwrap(), path: family.name().into() }
 }
@@ -215,9 +217,19 @@ fn xray_refuses_what_would_fail_on_each_connection_or_at_the_start() {
 #[test]
 fn what_no_engine_does_is_refused_by_each_without_a_credential() {
     for engine in [xray(), v2ray()] {
-        let plugin = shadowsocks("aes-256-gcm", Some("obfs-local;obfs=http;obfs-host=h1dden"));
-        let said = refusal(&engine, plugin, tcp(), Security::None);
-        assert!(said.contains("the Shadowsocks plugin \"obfs-local\"") && !said.contains("h1dden"), "{said}");
+        for (options, name) in [
+            ("obfs-local;obfs=tls;obfs-host=h1dden", "\"obfs-local\" without obfs=http"),
+            ("v2ray-plugin;host=h1dden", "\"v2ray-plugin\" without mux=0"),
+            ("v2ray-plugin;mode=quic;host=h1dden;mux=0", "\"v2ray-plugin\" in another mode than websocket"),
+            ("v2ray-plugin;tls;cert=h1dden;mux=0", "\"v2ray-plugin\" with a certificate"),
+            ("v2ray-plugin;server;host=h1dden;mux=0", "\"v2ray-plugin\" as a server"),
+            ("shadow-tls;host=h1dden", "\"shadow-tls\""),
+        ] {
+            let said = refusal(&engine, shadowsocks("aes-256-gcm", Some(options)), tcp(), Security::None);
+            assert!(said.contains(&format!("the Shadowsocks plugin {name};")) && !said.contains("h1dden"), "{said}");
+        }
+        let plugin = shadowsocks("aes-256-gcm", Some("obfs-local;obfs=http"));
+        assert!(refusal(&engine, plugin, ws(None), Security::None).contains("over another transport"));
         let id = "0123456789012345678901234567890"; // 31 bytes
         let bad = Protocol::Vless { uuid: Secret::new(id), encryption: Secret::new("none"), flow: None };
         let said = refusal(&engine, bad, tcp(), Security::None);
@@ -357,6 +369,6 @@ fn streams_say_host_and_server_name_where_the_engine_looks_for_them() {
 fn an_ipv6_host_header_has_brackets() {
     let mut config = config(vless(None), ws(None), Security::None);
     config.address = "2001:db8::1".into();
-    let stream = stream::settings(&xray(), &config);
+    let stream = stream::settings(&xray(), &config, false);
     assert_eq!(stream["wsSettings"]["host"], "[2001:db8::1]");
 }

@@ -5,15 +5,17 @@
 //! milliseconds until it is ready.
 //!
 //! No config can spoil the test of another: what the engine cannot carry is found before it is told, what it refuses is
-//! found by its words or by halving (`trial`), and when it ends in the middle, those that were being tested are tried
-//! again in halves until the one is found that ends it.
+//! found by its words or by halving (`trial`), what an engine would take for another config gets an engine of its own,
+//! and when one ends in the middle, those that were being tested are tried again in halves until the one is found that
+//! ends it.
 
 mod queue;
 mod sweep;
 mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,8 +29,9 @@ use self::queue::Queue;
 pub use self::sweep::{is_of_live_test, sweep_dead_tests};
 use self::trial::{Bench, Trial};
 use super::delay::{self, ProbeError};
+use super::serving::Serving;
 use crate::config::{Config, ConfigId};
-use crate::engine::{Engine, Unsupported, outbound_tag};
+use crate::engine::{Engine, Unsupported, outbound_tag, share_an_engine};
 use crate::net::url::Url;
 use crate::paths::Paths;
 
@@ -63,12 +66,14 @@ pub struct Options {
     pub concurrency: usize,
     /// Fetches at once through one server address, loopback excepted; 0 for [`PER_SERVER`].
     pub per_server: usize,
+    /// A session that works and must not notice.
+    pub serving: Option<Serving>,
 }
 
 impl Options {
     /// The usual limits.
     pub fn new(url: Url, timeout: Duration) -> Self {
-        Self { url, timeout, concurrency: 0, per_server: 0 }
+        Self { url, timeout, concurrency: 0, per_server: 0, serving: None }
     }
 }
 
@@ -105,6 +110,8 @@ pub enum FailureKind {
     Refused,
     /// The engine ended when it was used.
     EngineEnded,
+    /// To test it would take the running session's node away from it.
+    InUse,
 }
 
 impl FailureKind {
@@ -117,6 +124,7 @@ impl FailureKind {
             Self::Unsupported => "unsupported",
             Self::Refused => "refused",
             Self::EngineEnded => "engine_ended",
+            Self::InUse => "in_use",
         }
     }
 }
@@ -215,17 +223,26 @@ async fn test_all(
 ) -> Result<(), BatchError> {
     sweep_dead_tests(paths).await;
     let owner = trial::me()?;
-    for (engine, set) in engines.iter().zip(assign(engines, jobs, &mut tell)) {
+    let spared = match &options.serving {
+        Some(serving) => serving.spare(jobs, options, &mut tell).await,
+        None => BTreeSet::new(),
+    };
+    for (engine, set) in engines.iter().zip(assign(engines, jobs, &spared, &mut tell)) {
         let bench = Bench { engine, paths, jobs, owner, gone: gone.clone() };
         Batch { bench, options }.run(set, &mut tell).await?;
     }
     Ok(())
 }
 
-/// The jobs of each engine. Those that none can carry are told with what the first of them lacks.
-fn assign(engines: &[Engine], jobs: &[Job], tell: &mut impl FnMut(ConfigId, Verdict)) -> Vec<Vec<usize>> {
+/// The jobs of each engine, without those that are done. Those that none can carry are told with what the first lacks.
+fn assign(
+    engines: &[Engine],
+    jobs: &[Job],
+    done: &BTreeSet<usize>,
+    tell: &mut impl FnMut(ConfigId, Verdict),
+) -> Vec<Vec<usize>> {
     let mut sets = vec![Vec::new(); engines.len()];
-    for (number, job) in jobs.iter().enumerate() {
+    for (number, job) in jobs.iter().enumerate().filter(|(number, _)| !done.contains(number)) {
         let mut refusal = None;
         let able = engines.iter().position(|engine| match engine.supports(&job.config) {
             Ok(()) => true,
@@ -245,8 +262,22 @@ fn assign(engines: &[Engine], jobs: &[Job], tell: &mut impl FnMut(ConfigId, Verd
     sets
 }
 
-fn failed(kind: FailureKind, detail: String) -> Verdict {
+pub(super) fn failed(kind: FailureKind, detail: String) -> Verdict {
     Verdict::Failed(Failure { kind, detail })
+}
+
+/// What an exchange says about its node.
+pub(super) fn verdict(result: Result<Duration, ProbeError>) -> Verdict {
+    let error = match result {
+        Ok(delay) => return Verdict::Delay(delay),
+        Err(error) => error,
+    };
+    let kind = match &error {
+        ProbeError::TimedOut(_) => FailureKind::TimedOut,
+        ProbeError::Status { .. } => FailureKind::Status,
+        ProbeError::Engine(_) | ProbeError::Http(_) => FailureKind::Connection,
+    };
+    failed(kind, error.to_string())
 }
 
 /// The jobs of one engine.
@@ -265,7 +296,7 @@ struct Cut {
 
 impl Batch<'_> {
     async fn run(&self, all: Vec<usize>, tell: &mut impl FnMut(ConfigId, Verdict)) -> Result<(), BatchError> {
-        let mut groups = vec![all];
+        let mut groups = self.apart(all);
         let mut ends = 0;
         while let Some(mut group) = groups.pop() {
             let started = self.bench.start(&mut group, |(job, reason)| {
@@ -297,6 +328,29 @@ impl Batch<'_> {
             groups.retain(|group| !group.is_empty());
         }
         Ok(())
+    }
+
+    /// The jobs in as few groups as it takes that no two which cannot share an engine are in one: almost always one.
+    fn apart(&self, all: Vec<usize>) -> Vec<Vec<usize>> {
+        let mut groups = vec![Vec::new()];
+        // Of each server, who is in which group.
+        let mut servers: BTreeMap<(&str, NonZeroU16), Vec<Vec<&Config>>> = BTreeMap::new();
+        for number in all {
+            let Some(Job { config, .. }) = self.bench.jobs.get(number) else { continue };
+            let there = servers.entry((&config.address, config.port)).or_default();
+            let friends =
+                |group: &Vec<&Config>| group.iter().all(|one| share_an_engine(self.bench.engine, one, config));
+            let place = there.iter().position(friends).unwrap_or(there.len());
+            if place == there.len() {
+                there.push(Vec::new());
+            }
+            there[place].push(config);
+            if place == groups.len() {
+                groups.push(Vec::new());
+            }
+            groups[place].push(number);
+        }
+        groups
     }
 
     fn tell(&self, tell: &mut impl FnMut(ConfigId, Verdict), job: usize, verdict: Verdict) {
@@ -340,20 +394,12 @@ impl Batch<'_> {
     async fn exchange(&self, trial: &Trial, job: usize) -> Option<Verdict> {
         let id = self.bench.jobs.get(job)?.config_id;
         let (url, timeout) = (&self.options.url, self.options.timeout);
-        let error = match delay::exchange_as(&trial.socket, Some(&outbound_tag(id)), url, timeout).await {
-            Ok(delay) => return Some(Verdict::Delay(delay)),
-            Err(error) => error,
-        };
-        let kind = match &error {
-            ProbeError::TimedOut(_) => FailureKind::TimedOut,
-            ProbeError::Status { .. } => FailureKind::Status,
-            ProbeError::Engine(_) | ProbeError::Http(_) => FailureKind::Connection,
-        };
-        if kind == FailureKind::Connection
+        let verdict = verdict(delay::exchange_as(&trial.socket, Some(&outbound_tag(id)), url, timeout).await);
+        if matches!(&verdict, Verdict::Failed(failure) if failure.kind == FailureKind::Connection)
             && let Either::Left(_) = select(pin!(trial.exited()), Timer::after(DEATH_NOTICE)).await
         {
             return None;
         }
-        Some(failed(kind, error.to_string()))
+        Some(verdict)
     }
 }

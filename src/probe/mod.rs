@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod delay;
+pub mod serving;
 pub mod stored;

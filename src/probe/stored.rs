@@ -10,6 +10,7 @@ use chrono::Utc;
 use futures::future::join;
 
 use super::batch::{self, BatchError, Job, Options, Summary, Verdict};
+use super::serving::serving;
 use crate::config::ConfigId;
 use crate::engine::discover::{self, DiscoverError};
 use crate::net::url::{Url, UrlError};
@@ -64,6 +65,7 @@ pub async fn run(
     mut report: impl FnMut(ConfigId, Verdict),
 ) -> Result<Summary, TestError> {
     let engines = discover::engines(settings, store).await?;
+    let options = &Options { serving: serving(paths, store, &jobs).await?, ..options.clone() };
     let (results, inbox) = async_channel::unbounded();
     let tell = |id: ConfigId, verdict: Verdict| {
         // Unbounded: it is full never, and closed only when the store has failed, which is told in the end.

@@ -404,7 +404,8 @@ impl Supervisor {
             Effect::TestCandidates(ids, budget) => {
                 let (cancel, cancelled) = oneshot::channel();
                 self.cancel_test = Some(cancel);
-                self.task(rotation::test(context, ids, budget, cancelled).map(Input::CandidatesTested));
+                let spare = self.machine.session_works();
+                self.task(rotation::test(context, ids, budget, spare, cancelled).map(Input::CandidatesTested));
             }
             Effect::CancelTest => cancel(&mut self.cancel_test),
             Effect::SaveDecision(decision) => {

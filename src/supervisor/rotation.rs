@@ -17,6 +17,7 @@ use crate::engine::discover;
 use crate::event::Reason;
 use crate::net::url::Url;
 use crate::probe::batch::{self, Job, Options, Verdict};
+use crate::probe::serving::serving;
 use crate::store::{CandidateRow, Sort, TestRow};
 
 /// Enabled configs that an engine of this machine can carry. Empty when the database or the engines cannot be read.
@@ -51,11 +52,13 @@ pub(super) async fn choice(context: Rc<Context>) -> Result<Choice, StartFailure>
 }
 
 /// Tests configs in one engine, within `budget`; what is not done by then has failed. A message on `cancel` (not its
-/// drop) ends it at once. Results are stored. Must be driven to its end.
+/// drop) ends it at once. With `spare` the session that runs does not notice; one that does not work has nothing to
+/// lose. Results are stored. Must be driven to its end.
 pub(super) async fn test(
     context: Rc<Context>,
     ids: Vec<ConfigId>,
     budget: Duration,
+    spare: bool,
     cancel: oneshot::Receiver<()>,
 ) -> Vec<(ConfigId, Result<u32, String>)> {
     let mut results = HashMap::new();
@@ -65,7 +68,7 @@ pub(super) async fn test(
             Either::Left((Ok(()), _)) | Either::Right(_) => {}
         }
     };
-    if let Err(error) = run(&context, &ids, stop, &mut results).await {
+    if let Err(error) = run(&context, &ids, spare, stop, &mut results).await {
         tracing::error!("the candidates could not be tested: {error}");
     }
     let at = Utc::now();
@@ -84,13 +87,14 @@ pub(super) async fn test(
 async fn run(
     context: &Context,
     ids: &[ConfigId],
+    spare: bool,
     stop: impl Future<Output = ()>,
     results: &mut HashMap<ConfigId, Result<u32, String>>,
 ) -> Result<(), String> {
     let settings = context.settings();
     let engines = discover::engines(&settings, &context.store).await.map_err(|error| error.to_string())?;
     let wanted = ids.to_vec();
-    let jobs = context
+    let jobs: Vec<_> = context
         .store
         .run(move |store| wanted.iter().map(|id| store.config(*id)).collect::<Result<Vec<_>, _>>())
         .await
@@ -100,7 +104,12 @@ async fn run(
         .map(|row| Job { config_id: row.config_id, config: row.config })
         .collect();
     let url = Url::parse(&settings.testing.url).map_err(|error| error.to_string())?;
+    let serving = match spare {
+        true => serving(&context.paths, &context.store, &jobs).await.map_err(|error| error.to_string())?,
+        false => None,
+    };
     let options = Options {
+        serving,
         concurrency: settings.runtime.rotation.test_concurrency.try_into().unwrap_or_default(),
         ..Options::new(url, settings.test_timeout())
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use xrat::engine::{Engine, SessionFiles, parse_version, private, session_config};
+use xrat::engine::{Engine, SessionFiles, private, session_config};
 
 use super::daemon::Daemon;
 use super::engines::Kind;
@@ -29,11 +29,8 @@ pub struct Bare {
 
 impl Bare {
     /// Writes what a session for `link` gives `program`.
-    pub fn new(kind: Kind, program: &Path, link: &LabLink) -> Self {
-        let argument = if kind == Kind::Xray { "version" } else { "-version" };
-        let printed = Command::new(program).arg(argument).output().unwrap().stdout;
-        let (family, version) = parse_version(&String::from_utf8_lossy(&printed)).expect("an engine has a version");
-        let engine = Engine { family, version, path: program.to_owned() };
+    pub fn new(program: &Path, link: &LabLink) -> Self {
+        let engine = super::nodes::version(program).expect("an engine has a version");
         let dir = Scratch::new();
         let socket = |name: &str| dir.path().join(name);
         let socks = engine.private_socks().then(|| socket("socks.sock"));
@@ -92,7 +89,7 @@ pub fn connect_and_floor(kind: Kind, count: usize) -> Option<Pairs> {
     let lab = Lab::start(kind)?;
     let daemon = lab.daemon(kind, &[])?;
     let link = lab.server.link("vless-tcp-tls");
-    let bare = Bare::new(kind, &super::engine(kind.name())?, &link);
+    let bare = Bare::new(&super::engine(kind.name())?, &link);
     let id = daemon.import(&[link])[0];
     let connect = json!({"type": "RuntimeConnect", "payload": {"config_id": id}});
     Some(Pairs::measure(
@@ -112,7 +109,7 @@ pub fn recovery_and_floor(kind: Kind, count: usize) -> Option<Pairs> {
     let lab = Lab::start(kind)?;
     let mut daemon = lab.daemon(kind, &[])?;
     let link = lab.server.link("vless-tcp-none");
-    let bare = Bare::new(kind, &super::engine(kind.name())?, &link);
+    let bare = Bare::new(&super::engine(kind.name())?, &link);
     let id = daemon.import(&[link])[0];
     let url = lab.origin.url("/page");
     Some(Pairs::measure(

@@ -269,6 +269,14 @@ impl Daemon {
             .collect()
     }
 
+    /// Stores configs as they are and gives their ids, in order.
+    pub fn store(&self, configs: &[xrat::config::Config]) -> Vec<i64> {
+        let mut store = xrat::store::Store::open(&self.root.join("xrat.db")).unwrap();
+        let imported = store.import(configs, None, None, chrono::Utc::now()).unwrap();
+        assert_eq!(imported.added.len(), configs.len(), "no two are the same node");
+        imported.added.into_iter().map(|id| id.0).collect()
+    }
+
     /// Starts `daemon run` as a child of the test, its log in [`Daemon::log`], and waits until it answers.
     ///
     /// # Panics

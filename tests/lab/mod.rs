@@ -13,6 +13,7 @@
 //! | [`origin`] | the web server at the far end |
 //! | [`relay`] | the line in between, which can be made slow, dead or deaf |
 //! | [`server`] | the proxy server, and the share links its user would paste |
+//! | [`nodes`] | another one, with every transport and protocol beyond those |
 //! | [`client`] | SOCKS5, HTTP proxy and UDP clients |
 //! | [`daemon`] | the real `xrat` in a root of its own |
 //! | [`events`] | a reader of its event stream |
@@ -38,6 +39,7 @@ mod environment;
 pub mod events;
 pub mod left;
 pub mod load;
+pub mod nodes;
 pub mod origin;
 pub mod ports;
 pub mod process;

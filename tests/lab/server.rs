@@ -38,6 +38,13 @@ pub struct Spec {
     pub vision: bool,
 }
 
+impl Default for Spec {
+    /// VLESS over nothing but TCP.
+    fn default() -> Self {
+        Self::PLAIN
+    }
+}
+
 impl Spec {
     const PLAIN: Self = Self {
         protocol: "vless",
@@ -447,13 +454,18 @@ fn escape(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// A fresh private and public key, from `xray x25519`: the first two values it prints.
+/// A fresh private and public key, from `xray x25519`.
 fn reality_keys(program: &Path) -> (String, String) {
-    let output = std::process::Command::new(program).arg("x25519").output().expect("xray x25519 runs");
+    printed_pair(program, "x25519")
+}
+
+/// The first two values that a command of the engine prints, as of `x25519`, `wg` and `vlessenc`.
+pub fn printed_pair(program: &Path, command: &str) -> (String, String) {
+    let output = std::process::Command::new(program).arg(command).output().expect("xray runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut values = text.lines().filter_map(|line| line.rsplit_once(':')).map(|(_, value)| value.trim().to_owned());
-    match (values.next(), values.next()) {
-        (Some(private), Some(public)) => (private, public),
-        _ => panic!("xray x25519 printed {text:?}"),
+    let values = text.lines().filter_map(|line| line.split_once(": ")).filter(|(key, _)| *key != "Authentication");
+    match values.map(|(_, value)| value.trim().replace('"', "")).collect::<Vec<_>>().as_slice() {
+        [private, public, ..] => (private.clone(), public.clone()),
+        _ => panic!("xray {command} printed {text:?}"),
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::command::{DaemonInfo, Failure, Outcome};
 use crate::config::ConfigId;
-use crate::event::{Event, LastFailure, Reason, Session, SessionId, SessionStatus, State, Status};
+use crate::event::{Event, Health, LastFailure, Reason, Session, SessionId, SessionStatus, State, Status};
 use crate::store::RotationFacts;
 
 pub use self::types::{Beginning, CallId, Choice, Effect, Input, Now, Rules, StartFailure};
@@ -431,6 +431,12 @@ impl Machine {
         self.status.reason = reason;
         self.status.since = now.wall;
         effects.push(Effect::Emit(Event::StateChanged { new, old, reason, session: self.status.session.clone() }));
+    }
+
+    /// Whether a session runs of which nothing bad is known.
+    pub fn session_works(&self) -> bool {
+        let health = self.status.session.as_ref().map(|session| session.health.status);
+        matches!(health, Some(Health::Unproven | Health::Healthy))
     }
 
     fn session_id(&self) -> Option<SessionId> {
