@@ -34,7 +34,7 @@ pub(super) struct Configs(pub(super) Arc<Shared>);
 #[zbus::interface(name = "org.xrat.Daemon1.Configs")]
 impl Configs {
     /// The stored configs, without credentials. Options: query (s), a part of name or address, or a protocol; sort (s),
-    /// which is id, name or delay.
+    /// which is id, name or delay. Those of a subscription have its scheme and host as source (s).
     #[zbus(out_args("configs"))]
     async fn list(&self, options: Dict) -> Result<Vec<Dict>, Error> {
         let work = async {
@@ -47,8 +47,16 @@ impl Configs {
                 Some(_) => return Err(Error::BadRequest("the option `sort` is id, name or delay".into())),
             };
             options.end("query and sort")?;
-            let rows = self.store(move |store| Ok(store.configs(query.as_deref(), sort)?)).await?;
-            Ok(rows.iter().map(|row| values::dict(&row.summary())).collect())
+            let read = move |store: &mut Store| Ok((store.configs(query.as_deref(), sort)?, store.sources()?));
+            let (rows, sources) = self.store(read).await?;
+            let listed = rows.iter().map(|row| {
+                let mut dict = values::dict(&row.summary());
+                if let Some(source) = sources.get(&row.config_id) {
+                    values::put(&mut dict, "source", source.as_ref());
+                }
+                dict
+            });
+            Ok(listed.collect())
         };
         self.0.answer(work).await
     }
