@@ -148,7 +148,7 @@ mod tests {
 
     /// Symbolic icons have one colour, which the desktop replaces, and no tile: the sign alone, larger.
     fn symbol(look: Look) -> Vec<Form> {
-        const LARGER: f32 = 1.3;
+        const LARGER: f32 = 1.4;
         let sign: &[Form] = match look {
             Look::Disconnected => &[Form::Ring(5.0, 11.0, 1.9), Form::Ring(11.0, 5.0, 1.9)],
             Look::Connecting => &[Form::Ring(4.8, 11.2, 1.7), Form::Disc(8.0, 8.0, 0.9), Form::Ring(11.2, 4.8, 1.7)],
