@@ -21,11 +21,11 @@ const XFCONF: &str = "/usr/share/dbus-1/services/org.xfce.Xfconf.service";
 /// The panel: one line along the bottom, with the notification area alone.
 const PANEL: &str = include_str!("panel.xml");
 /// Menus whose lines have a known height, so that one can be pointed at.
-const STYLE: &str = "menu { padding: 4px 0; border-width: 1px; }
+const STYLE: &str = "menu { padding: 4px 0; }
 menu menuitem { min-height: 20px; padding: 2px 10px; margin: 0; }
 menu separator { min-height: 1px; margin: 3px 0; padding: 0; }
 ";
-const EDGE: usize = 5;
+const EDGE: usize = 4;
 const LINE: usize = 24;
 const SEPARATOR: usize = 7;
 
@@ -177,7 +177,9 @@ impl Desktop {
     /// Whether somebody owns a name.
     pub(crate) fn owned(&self, name: &str) -> bool {
         let bus = "org.freedesktop.DBus";
-        self.bus.busctl(&["call", bus, "/", bus, "NameHasOwner", "s", name]).is_ok_and(|answer| answer.trim() == "b true")
+        self.bus
+            .busctl(&["call", bus, "/", bus, "NameHasOwner", "s", name])
+            .is_ok_and(|answer| answer.trim() == "b true")
     }
 
     /// The picture on the screen.
@@ -197,7 +199,8 @@ impl Desktop {
     /// A property of the item, as a panel reads it.
     pub(crate) fn property(&self, name: &str) -> Option<Value> {
         let item = self.item()?;
-        let answer = self.bus.busctl(&["--json=short", "get-property", &item, "/StatusNotifierItem", ITEM, name]).ok()?;
+        let answer =
+            self.bus.busctl(&["--json=short", "get-property", &item, "/StatusNotifierItem", ITEM, name]).ok()?;
         Some(plain(serde_json::from_str(&answer).ok()?))
     }
 
@@ -210,7 +213,8 @@ impl Desktop {
     /// Calls a method of the menu.
     pub(crate) fn menu_call(&self, method: &str, arguments: &[&str]) -> Result<Value, String> {
         let item = self.item().ok_or("no item")?;
-        let words = ["--json=short", "call", &item, "/MenuBar", MENU, method];
+        // Arguments below zero are no options.
+        let words = ["--json=short", "--", "call", &item, "/MenuBar", MENU, method];
         let answer = self.bus.busctl(&[&words[..], arguments].concat())?;
         Ok(serde_json::from_str(&answer).map_or(Value::Null, plain))
     }
@@ -242,24 +246,25 @@ impl Desktop {
 
     /// The place of the menu that is open: x, y, width and height.
     pub(crate) fn open_menu(&self) -> Option<[usize; 4]> {
-        let windows = self.xdotool(&["search", "--onlyvisible", "--class", "xfce4-panel"]);
+        let windows = self.xdotool(&["search", "--onlyvisible", "--name", "."]);
         windows.lines().find_map(|window| {
             let shell = self.xdotool(&["getwindowgeometry", "--shell", window]);
             let field = |name: &str| shell.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
             let [x, y, width, height] = [field("X=")?, field("Y=")?, field("WIDTH=")?, field("HEIGHT=")?];
-            // The panel itself is one line.
-            (height > 3 * LINE).then_some([x, y, width, height])
+            // The panel itself is one line, a notification two.
+            (height > 3 * LINE && width < 640).then_some([x, y, width, height])
         })
     }
 
     /// Opens the menu by a left click at `at`, and gives its place.
     pub(crate) fn open(&self, at: (usize, usize)) -> [usize; 4] {
         self.click(at);
-        for _ in 0..200 { if let Some(m)=self.open_menu(){return m} std::thread::sleep(std::time::Duration::from_millis(10)); }
-        self.picture().keep("dbg");
-        eprintln!("{}", self.xdotool(&["search", "--onlyvisible", "--name", ".*"]));
-        for w in self.xdotool(&["search", "--onlyvisible", "--name", ".*"]).lines() { eprintln!("{w} {} {}", self.xdotool(&["getwindowgeometry",w]), self.xdotool(&["getwindowclassname", w])); }
-        wait_for("the menu opens", || self.open_menu())
+        let opened =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for("the menu opens", || self.open_menu())));
+        opened.unwrap_or_else(|_| {
+            self.picture().keep("not-opened");
+            panic!("no menu at {at:?}; windows: {}", self.xdotool(&["search", "--onlyvisible", "--name", "."]))
+        })
     }
 
     /// The point in the middle of a line of the open menu.

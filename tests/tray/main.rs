@@ -9,6 +9,7 @@ mod notifications;
 mod screen;
 mod survival;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use desktop::Desktop;
@@ -25,6 +26,9 @@ const TRUTH: Duration = Duration::from_secs(3);
 const GREEN: Colour = [0x1f, 0x9d, 0x55];
 const GREY: Colour = [0x8c, 0x92, 0x9c];
 const RED: Colour = [0xd3, 0x3b, 0x3b];
+/// The rows of the screen that the panel has, and the others.
+const PANEL: Range<usize> = 450..480;
+const ABOVE: Range<usize> = 0..450;
 /// So many pixels of the tile's own colour has an icon of a panel at least.
 const TILE: usize = 80;
 /// Of a tile that is only a frame.
@@ -99,7 +103,7 @@ impl Set {
     fn painted(&self, colour: Colour) -> Area {
         let least = if colour == GREY { FRAME } else { TILE };
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_for_within(TRUTH, "an icon on the panel", || self.desktop.picture().find(colour, least))
+            wait_for_within(TRUTH, "an icon on the panel", || self.desktop.picture().find(colour, least, PANEL))
         }));
         found.unwrap_or_else(|_| {
             self.desktop.picture().keep("not-painted");

@@ -93,7 +93,10 @@ fn a_session_is_told_from_its_begin_to_its_return() {
     assert_eq!([app, icon, summary], ["xrat", "xrat-connected", "Connected to vless-tcp-none"]);
     assert_eq!((replaces, actions, expires), (&json!(0), &json!([]), &json!(-1)));
     assert_eq!((&hints["urgency"], &hints["desktop-entry"]), (&json!(0), &json!("org.xrat.Xrat")));
-    assert_eq!(hints["image-data"].as_array().unwrap()[..6], [48, 48, 192, 1, 8, 4].map(|n| if n == 1 { json!(true) } else { json!(n) }));
+    assert_eq!(
+        hints["image-data"].as_array().unwrap()[..6],
+        [48, 48, 192, 1, 8, 4].map(|n| if n == 1 { json!(true) } else { json!(n) })
+    );
 
     give_up(&set);
     let told = mock.wait(&set.desktop, 2);
@@ -158,7 +161,8 @@ fn names_are_no_markup_and_kinds_can_be_switched_off() {
     move_to(1);
     let told = mock.wait(&set.desktop, 1);
     assert_eq!(told[0][3], "Moved to <b>two</b> & more", "a summary is never markup, and the connect is not told");
-    let reason = set.desktop.bus.get("org.xrat.Daemon1.Rotation", "LastDecision")["reason"].as_str().unwrap().to_owned();
+    let reason =
+        set.desktop.bus.get("org.xrat.Daemon1.Rotation", "LastDecision")["reason"].as_str().unwrap().to_owned();
     let escaped = reason.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     assert_eq!(told[0][4], escaped);
     // Another service, which knows no markup.
@@ -189,15 +193,13 @@ fn a_real_service_shows_it_on_the_screen() {
     let Some(mut set) = Set::with_tray(&KINDS) else { return };
     set.desktop.dunst();
     set.connect(0);
-    let icon = set.painted(GREEN);
-    // The notification has the icon as well, at the other end of the screen.
-    let both = wait_for("the notification on the screen", || {
-        set.desktop.picture().find(GREEN, 3 * TILE).filter(|area| area.top + 100 < icon.top)
-    });
-    assert!(both.bottom >= icon.bottom);
+    set.painted(GREEN);
+    let told = |colour| wait_for("the notification", || set.desktop.picture().find(colour, TILE, ABOVE));
+    told(GREEN);
     set.desktop.picture().keep("tray-connected");
     give_up(&set);
     set.painted(RED);
-    wait_until("the notification is another one", || set.desktop.picture().find(RED, 5 * TILE).is_some());
+    told(RED);
+    assert_eq!(set.desktop.picture().find(GREEN, TILE, ABOVE), None, "it is in the place of the other");
     set.desktop.picture().keep("tray-failed");
 }

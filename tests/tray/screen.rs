@@ -1,10 +1,11 @@
 //! What is on the screen: Xvfb keeps its picture in a file, as XWD has it, and there it can be looked at.
 
+use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use std::io::Write;
 
 /// Red, green, blue.
 pub(crate) type Colour = [u8; 3];
@@ -37,20 +38,21 @@ impl Picture {
     pub(crate) fn take(file: &Path) -> Self {
         let bytes = std::fs::read(file).unwrap();
         let field = |at: usize| u32::from_be_bytes(bytes[at * 4..][..4].try_into().unwrap()) as usize;
-        let (header, width, height, bits, line, colours) = (field(0), field(4), field(5), field(11), field(12), field(19));
+        let (header, width, height, bits, line, colours) =
+            (field(0), field(4), field(5), field(11), field(12), field(19));
         assert_eq!((field(1), bits), (7, 32), "an XWD file of version 7 with 32 bits a pixel");
         let data = &bytes[header + colours * 12..];
         let pixels = (0..height).flat_map(|row| data[row * line..][..width * 4].chunks_exact(4));
         Self { width, height, pixels: pixels.map(|pixel| [pixel[2], pixel[1], pixel[0]]).collect() }
     }
 
-    /// The smallest area with every pixel of this colour, if there are at least `least`.
-    pub(crate) fn find(&self, colour: Colour, least: usize) -> Option<Area> {
+    /// The smallest area with every pixel of this colour in these rows, if there are at least `least`.
+    pub(crate) fn find(&self, colour: Colour, least: usize, rows: Range<usize>) -> Option<Area> {
         let mut area = Area { left: self.width, top: self.height, right: 0, bottom: 0 };
         let mut count = 0;
         for (index, pixel) in self.pixels.iter().enumerate() {
-            if *pixel == colour {
-                let (x, y) = (index % self.width, index / self.width);
+            let (x, y) = (index % self.width, index / self.width);
+            if *pixel == colour && rows.contains(&y) {
                 area = Area {
                     left: area.left.min(x),
                     top: area.top.min(y),

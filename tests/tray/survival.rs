@@ -23,7 +23,7 @@ fn the_truth_is_shown_after_each_restart() {
     set.painted(GREEN);
 
     set.desktop.tray_guard().kill();
-    wait_until("its icon is gone", || set.desktop.picture().find(GREEN, TILE).is_none());
+    wait_until("its icon is gone", || set.desktop.picture().find(GREEN, TILE, PANEL).is_none());
     set.desktop.tray(set.daemon.root());
     set.shows("xrat-connected", "Connected: vless-tcp-none");
     set.painted(GREEN);
@@ -85,7 +85,10 @@ fn a_second_tray_says_that_there_is_one_and_ends() {
     let second = set.desktop.command(&program()).output().unwrap();
     let pid = set.desktop.tray_guard().pid();
     let said = String::from_utf8_lossy(&second.stderr);
-    assert_eq!((second.status.code(), said.trim()), (Some(1), &*format!("xrat-tray: xrat-tray runs already (process {pid}); this one is not needed")));
+    assert_eq!(
+        (second.status.code(), said.trim()),
+        (Some(1), &*format!("xrat-tray: xrat-tray runs already (process {pid}); this one is not needed"))
+    );
     set.shows("xrat-disconnected", "Disconnected");
 }
 
@@ -96,7 +99,10 @@ fn without_a_bus_it_says_so() {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.starts_with("xrat-tray: there is no session bus") && said.contains("a tray needs a desktop"), "{said}");
+    assert!(
+        said.starts_with("xrat-tray: there is no session bus") && said.contains("a tray needs a desktop"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -134,7 +140,9 @@ fn it_sleeps_while_nothing_happens() {
     wait_until("the session is proven", || set.desktop.bus.get(RUNTIME, "Health") == 2);
     set.painted(GREEN);
     let pid = set.desktop.tray_guard().pid();
-    // What it was last told is dealt with: two looks in a row find it asleep.
+    // What it was last told is dealt with: a helper thread of its start is gone, and two looks in a row find it asleep.
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    wait_until("its own threads are left", || threads() == 3);
     let mut last = 0;
     wait_until("it is at rest", || std::mem::replace(&mut last, switches(pid)) == switches(pid));
     let seconds = rounds(5, 60) as u64;

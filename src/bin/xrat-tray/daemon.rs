@@ -17,6 +17,8 @@ const RUNTIME: &str = "org.xrat.Daemon1.Runtime";
 const ROTATION: &str = "org.xrat.Daemon1.Rotation";
 const CONFIGS: &str = "org.xrat.Daemon1.Configs";
 const JOB: &str = "org.xrat.Daemon1.Job";
+/// What people can do who have no file that tells the bus how to start the daemon.
+const NOT_INSTALLED: &str = "the bus does not know how: run 'xrat daemon install' once, or 'xrat daemon start'";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// What a reading gave.
@@ -152,10 +154,11 @@ pub(crate) async fn ask(bus: &Connection, action: &Action, has_session: bool) ->
 /// What went wrong, in the daemon's own words where it has some.
 pub(crate) fn words(error: &zbus::Error) -> String {
     match error {
+        zbus::Error::FDO(error) => match &**error {
+            zbus::fdo::Error::ServiceUnknown(_) => NOT_INSTALLED.into(),
+            other => other.to_string(),
+        },
         zbus::Error::MethodError(name, message, _) => match name.as_str() {
-            "org.freedesktop.DBus.Error.ServiceUnknown" => {
-                "the daemon is not installed for this desktop: run 'xrat daemon install' or 'xrat daemon start'".into()
-            }
             "org.freedesktop.DBus.Error.NameHasNoOwner" => "the daemon does not run".into(),
             _ => message.clone().unwrap_or_else(|| name.to_string()),
         },
@@ -167,4 +170,3 @@ pub(crate) fn words(error: &zbus::Error) -> String {
 pub(crate) fn body<T: for<'d> zbus::zvariant::DynamicDeserialize<'d>>(message: &zbus::Message) -> Option<T> {
     message.body().deserialize().ok()
 }
-

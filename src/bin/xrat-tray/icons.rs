@@ -47,8 +47,7 @@ const FRAME_WIDTH: f32 = 1.6;
 const RING_WIDTH: f32 = 1.2;
 
 /// Two nodes, and what is between them.
-const LINKED: &[Form] =
-    &[Form::Bar(5.0, 11.0, 11.0, 5.0, 1.9), Form::Disc(5.0, 11.0, 2.3), Form::Disc(11.0, 5.0, 2.3)];
+const LINKED: &[Form] = &[Form::Bar(5.0, 11.0, 11.0, 5.0, 1.9), Form::Disc(5.0, 11.0, 2.3), Form::Disc(11.0, 5.0, 2.3)];
 const LINKING: &[Form] = &[Form::Disc(4.9, 11.1, 2.0), Form::Disc(8.0, 8.0, 1.0), Form::Disc(11.1, 4.9, 2.0)];
 const APART: &[Form] = &[Form::Ring(5.3, 10.7, 1.6), Form::Ring(10.7, 5.3, 1.6)];
 const WARNING: &[Form] = &[Form::Bar(8.0, 4.5, 8.0, 8.5, 2.1), Form::Disc(8.0, 11.6, 1.3)];
@@ -190,9 +189,7 @@ mod tests {
     fn path(form: Form) -> String {
         match form {
             Form::Tile => rounded(TILE_EDGE, TILE_ROUND),
-            Form::Frame => {
-                rounded(TILE_EDGE, TILE_ROUND) + &rounded(TILE_EDGE + FRAME_WIDTH, TILE_ROUND - FRAME_WIDTH)
-            }
+            Form::Frame => rounded(TILE_EDGE, TILE_ROUND) + &rounded(TILE_EDGE + FRAME_WIDTH, TILE_ROUND - FRAME_WIDTH),
             Form::Disc(x, y, r) => circle(x, y, r),
             Form::Ring(x, y, r) => circle(x, y, r + RING_WIDTH / 2.0) + &circle(x, y, r - RING_WIDTH / 2.0),
             Form::Bar(x1, y1, x2, y2, width) => {
@@ -212,7 +209,8 @@ mod tests {
     }
 
     fn svg(forms: &[(Form, Colour)]) -> String {
-        let mut text = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"16\" height=\"16\" viewBox=\"0 0 16 16\">\n".to_owned();
+        let mut text =
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"16\" height=\"16\" viewBox=\"0 0 16 16\">\n".to_owned();
         for (form, Colour(r, g, b)) in forms {
             let path = path(*form);
             writeln!(text, "  <path fill=\"#{r:02x}{g:02x}{b:02x}\" fill-rule=\"evenodd\" d=\"{path}\"/>").unwrap();

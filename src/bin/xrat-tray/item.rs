@@ -70,7 +70,7 @@ impl Tray for Item {
     fn tool_tip(&self) -> ToolTip {
         let lines = [menu::details(&self.model, Utc::now()), self.model.complaint.clone()];
         let lines: Vec<_> = lines.into_iter().flatten().map(|line| words::escape(&line)).collect();
-        ToolTip { title: menu::headline(&self.model), description: lines.join("<br/>"), ..ToolTip::default() }
+        ToolTip { title: menu::headline(&self.model), description: lines.join("  ·  "), ..ToolTip::default() }
     }
 
     fn menu(&self) -> Vec<MenuItem<Self>> {

@@ -320,7 +320,8 @@ mod tests {
         let mut failing = connected();
         failing.complaint = Some("no".into());
         failing.test = Some(Progress::default());
-        let models = State::ALL.iter().map(|state| Model { daemon: Some(daemon(*state, Health::Healthy)), ..connected() });
+        let models =
+            State::ALL.iter().map(|state| Model { daemon: Some(daemon(*state, Health::Healthy)), ..connected() });
         for model in models.chain([failing, Model::default()]) {
             assert_eq!(shape(&model), shape(&connected()), "{model:?}");
         }

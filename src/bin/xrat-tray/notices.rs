@@ -60,7 +60,8 @@ impl Watch {
                 let moved = before.is_some_and(|before| before != session.config_id);
                 let name = words::line(&session.name);
                 let (kind, summary, body) = if std::mem::take(&mut self.lost) {
-                    let through = session.delay_ms.map_or_else(String::new, |delay| format!(", {}", words::delay(delay)));
+                    let through =
+                        session.delay_ms.map_or_else(String::new, |delay| format!(", {}", words::delay(delay)));
                     (Kind::Recovered, "Connected again".to_owned(), format!("Through {name}{through}"))
                 } else if moved {
                     let from = before.map(|before| words::line(&model.name_of(before)));
@@ -203,7 +204,8 @@ mod tests {
 
     #[test]
     fn what_is_found_at_the_start_is_no_news() {
-        for found in [on(1, "one"), model(State::Failed, Health::Unknown), model(State::Disconnected, Health::Unknown)] {
+        for found in [on(1, "one"), model(State::Failed, Health::Unknown), model(State::Disconnected, Health::Unknown)]
+        {
             assert_eq!(Watch::default().see(&found), None);
         }
     }

@@ -78,7 +78,9 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// A name that came from anywhere, for one line: no control characters and nothing that turns the text around.
 pub(crate) fn line(text: &str) -> String {
-    let printable = |c: char| !c.is_control() && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let printable = |c: char| {
+        !c.is_control() && !matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let text: String = text.chars().filter(|c| printable(*c)).collect();
     let text = text.trim();
     if text.chars().count() <= MOST_CHARACTERS {
