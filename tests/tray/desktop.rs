@@ -12,6 +12,9 @@ use super::lab::{tool, wait_for, wait_until};
 use super::screen::Picture;
 use serde_json::Value;
 
+/// The screen, in pixels; [`PANEL`] is made for it.
+const WIDTH: usize = 560;
+const HEIGHT: usize = 340;
 /// Owned by the panel: where items register.
 pub(crate) const WATCHER: &str = "org.kde.StatusNotifierWatcher";
 const ITEM: &str = "org.kde.StatusNotifierItem";
@@ -70,8 +73,9 @@ impl Desktop {
         std::fs::copy(XFCONF, bus.services().join("org.xfce.Xfconf.service")).unwrap();
         let (read, write) = std::io::pipe().unwrap();
         let log = File::create(home.path().join("x.log")).unwrap();
+        let size = format!("{WIDTH}x{HEIGHT}x24");
         let x = Guard::spawn(Path::new("Xvfb"), |command| {
-            command.args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-fbdir"]);
+            command.args(["-displayfd", "1", "-screen", "0", &size, "-nolisten", "tcp", "-wr", "-fbdir"]);
             command.arg(home.path().join("screen")).stdin(Stdio::null()).stdout(write).stderr(log);
         });
         let mut number = String::new();
@@ -139,7 +143,9 @@ impl Desktop {
 
     /// Starts the notification service.
     pub(crate) fn dunst(&mut self) {
-        let config = self.home.file("dunstrc", "[global]\nfont = Sans 9\nframe_width = 1\nicon_position = left\n");
+        let config = self
+            .home
+            .file("dunstrc", "[global]\nfont = Sans 9\nframe_width = 1\nicon_position = left\noffset = 12x24\n");
         self.dunst = Some(self.spawn(Path::new("dunst"), &["-conf", config.to_str().unwrap()]));
         wait_until("notifications can be shown", || self.owned("org.freedesktop.Notifications"));
     }
@@ -244,23 +250,30 @@ impl Desktop {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The place of the menu that is open: x, y, width and height.
-    pub(crate) fn open_menu(&self) -> Option<[usize; 4]> {
+    /// Moves the mouse to a point.
+    pub(crate) fn hover(&self, (x, y): (usize, usize)) {
+        self.xdotool(&["mousemove", &x.to_string(), &y.to_string()]);
+    }
+
+    /// The places of the menus that are open: x, y, width and height.
+    pub(crate) fn open_menus(&self) -> Vec<[usize; 4]> {
         let windows = self.xdotool(&["search", "--onlyvisible", "--name", "."]);
-        windows.lines().find_map(|window| {
+        let place = |window: &str| {
             let shell = self.xdotool(&["getwindowgeometry", "--shell", window]);
             let field = |name: &str| shell.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
             let [x, y, width, height] = [field("X=")?, field("Y=")?, field("WIDTH=")?, field("HEIGHT=")?];
             // The panel itself is one line, a notification two.
-            (height > 3 * LINE && width < 640).then_some([x, y, width, height])
-        })
+            (height > 3 * LINE && width < WIDTH).then_some([x, y, width, height])
+        };
+        windows.lines().filter_map(place).collect()
     }
 
     /// Opens the menu by a left click at `at`, and gives its place.
     pub(crate) fn open(&self, at: (usize, usize)) -> [usize; 4] {
         self.click(at);
-        let opened =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for("the menu opens", || self.open_menu())));
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for("the menu opens", || self.open_menus().pop())
+        }));
         opened.unwrap_or_else(|_| {
             self.picture().keep("not-opened");
             panic!("no menu at {at:?}; windows: {}", self.xdotool(&["search", "--onlyvisible", "--name", "."]))

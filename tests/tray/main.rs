@@ -27,8 +27,8 @@ const GREEN: Colour = [0x1f, 0x9d, 0x55];
 const GREY: Colour = [0x8c, 0x92, 0x9c];
 const RED: Colour = [0xd3, 0x3b, 0x3b];
 /// The rows of the screen that the panel has, and the others.
-const PANEL: Range<usize> = 450..480;
-const ABOVE: Range<usize> = 0..450;
+const PANEL: Range<usize> = 310..340;
+const ABOVE: Range<usize> = 0..310;
 /// So many pixels of the tile's own colour has an icon of a panel at least.
 const TILE: usize = 80;
 /// Of a tile that is only a frame.

@@ -1,30 +1,63 @@
 //! The menu: by mouse, and as panels of other makes call it.
 
 use super::*;
-use lab::wait_until;
+use lab::{wait_for, wait_until};
 use serde_json::{Value, json};
 
+/// Its picture is the one in the README.
 #[test]
 fn rotate_now_is_clicked_and_the_session_moves() {
     let Some(mut set) = Set::start(&[]) else { return };
     set.desktop.panel();
     set.desktop.dunst();
     set.desktop.tray(set.daemon.root());
+    let others = ["c", "d", "e", "f"].map(|name| set.lab.node(name));
+    let others = set.daemon.import(&others.iter().map(|(_, link)| link.clone()).collect::<Vec<_>>());
+    let names = ["Tokyo 1", "Frankfurt 2", "Amsterdam 3", "Chicago", "Seoul 2", "Toronto"];
+    for (id, name) in set.ids.iter().chain(&others).zip(names) {
+        set.daemon.xrat(&["rename", &id.to_string(), name]).ok();
+    }
     set.shows("xrat-disconnected", "Disconnected");
     set.painted(GREY);
+    set.daemon.xrat(&["test"]).ok();
     set.connect(0);
-    set.shows("xrat-connected", "Connected: vless-tcp-none");
+    set.shows("xrat-connected", "Connected: Tokyo 1");
     let icon = set.painted(GREEN);
+    wait_until("all delays are known", || {
+        set.desktop.line("Connect to").lines.iter().all(|line| line.label.ends_with(" ms"))
+    });
+    wait_until("the notification is there", || set.desktop.picture().find(GREEN, TILE, ABOVE).is_some());
     let place = set.desktop.open(icon.middle());
+    set.desktop.hover(set.desktop.point("Connect to", place));
+    wait_until("the submenu is there", || set.desktop.open_menus().len() == 2);
+    set.desktop.picture().keep("tray-menu");
     let point = set.desktop.point("Rotate now", place);
     let monitor = set.desktop.bus.monitor();
-    set.desktop.xdotool(&["mousemove", &point.0.to_string(), &point.1.to_string()]);
-    set.desktop.picture().keep("tray-menu");
     set.desktop.click(point);
     let rotated = monitor.until("Rotated").body;
-    assert_eq!(rotated.as_array().unwrap()[..3], [json!(set.ids[0]), json!(set.ids[1]), json!("manual")]);
-    set.shows("xrat-connected", "Connected: vmess-tcp-none");
-    assert_eq!(set.active(), Some(set.ids[1]));
+    assert_eq!((&rotated[0], &rotated[2]), (&json!(set.ids[0]), &json!("manual")));
+    let now = set.active().expect("a session");
+    assert_eq!((rotated[1].as_i64(), now == set.ids[0]), (Some(now), false));
+    let name = set.desktop.bus.get(RUNTIME, "Session")["name"].as_str().unwrap().to_owned();
+    set.shows("xrat-connected", &format!("Connected: {name}"));
+}
+
+#[test]
+fn configs_that_are_not_at_hand_are_with_their_subscription() {
+    let Some(set) = Set::with_tray(&[]) else { return };
+    let nodes: String = (1..=14).map(|n| format!("trojan://secret@node{n}.example:443#node_{n}\n")).collect();
+    let path = "/a-secret-path";
+    set.lab.origin.answer(path, lab::origin::Canned::ok(nodes));
+    set.desktop.bus.call("org.xrat.Daemon1.Configs", "Import", &["sa{sv}", &set.lab.origin.url(path), "0"]);
+    let lines = wait_for("the new configs", || {
+        let lines = set.desktop.line("Connect to").lines;
+        (lines.len() > 12).then_some(lines)
+    });
+    assert_eq!(lines.len(), 14, "twelve, a separator, and the others");
+    assert!(lines.iter().any(|line| line.label == "node_1"), "an underscore is no access key: {lines:#?}");
+    let groups: Vec<_> = lines[13].lines.iter().map(|line| (line.label.as_str(), line.lines.len())).collect();
+    let source = format!("http://{} (14)", set.lab.origin.http());
+    assert_eq!((lines[13].label.as_str(), groups), ("More", vec![("Added by hand (2)", 2), (source.as_str(), 14)]));
 }
 
 #[test]

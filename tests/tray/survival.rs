@@ -138,6 +138,10 @@ fn it_sleeps_while_nothing_happens() {
     set.connect(0);
     set.shows("xrat-connected", "Connected: vless-tcp-none");
     wait_until("the session is proven", || set.desktop.bus.get(RUNTIME, "Health") == 2);
+    // Also on its second bus, of the first of which nothing is left.
+    set.desktop.replace_bus();
+    set.desktop.bus.wait_for_name();
+    set.shows("xrat-connected", "Connected: vless-tcp-none");
     set.painted(GREEN);
     let pid = set.desktop.tray_guard().pid();
     // What it was last told is dealt with: a helper thread of its start is gone, and two looks in a row find it asleep.

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use xrat::event::{Health, State};
 use xrat::settings::Notice as Kind;
 
-use crate::model::{Daemon, Model};
+use crate::model::{Daemon, Decision, Model, Session};
 use crate::words;
 
 /// So many notices come at once; a connect, a failure and the way back are not held up.
 const BURST: u32 = 3;
 /// After those there is one in this time: what flaps is one notification that changes now and then.
 const REFILL: Duration = Duration::from_secs(20);
+
+/// A move is told with its reason, which the daemon has a moment after the move. So many looks are waited for it.
+const LOOKS: u32 = 4;
 
 /// Something to tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,8 @@ pub(crate) struct Watch {
     lost: bool,
     /// The config of the last session since there was none wanted.
     node: Option<i64>,
+    /// Looks at a move whose reason was not there yet.
+    looks: u32,
 }
 
 impl Watch {
@@ -56,8 +61,13 @@ impl Watch {
             (State::Failed, _) => self.fail(failed(daemon)),
             (State::Connected, _) if silent => self.fail(failed(daemon)),
             (State::Connected, Some(session)) => {
+                let moved = self.node.is_some_and(|before| before != session.config_id);
+                if moved && !self.lost && decision(daemon, session).is_none() && self.looks < LOOKS {
+                    self.looks += 1;
+                    return None;
+                }
+                self.looks = 0;
                 let before = self.node.replace(session.config_id);
-                let moved = before.is_some_and(|before| before != session.config_id);
                 let name = words::line(&session.name);
                 let (kind, summary, body) = if std::mem::take(&mut self.lost) {
                     let through =
@@ -65,7 +75,7 @@ impl Watch {
                     (Kind::Recovered, "Connected again".to_owned(), format!("Through {name}{through}"))
                 } else if moved {
                     let from = before.map(|before| words::line(&model.name_of(before)));
-                    (Kind::Rotated, format!("Moved to {name}"), why(daemon, session.config_id, from))
+                    (Kind::Rotated, format!("Moved to {name}"), why(daemon, session, from))
                 } else if before.is_none() {
                     let body = session.delay_ms.map(words::delay).unwrap_or_default();
                     (Kind::Connected, format!("Connected to {name}"), body)
@@ -102,10 +112,16 @@ fn failed(daemon: &Daemon) -> Notice {
     Notice { kind: Kind::Failed, summary, body }
 }
 
+/// The decision that has led to this session.
+fn decision<'d>(daemon: &'d Daemon, session: &Session) -> Option<&'d Decision> {
+    let last = daemon.rotation.last.as_ref()?;
+    // An older one may have led to the same node.
+    (last.new_config_id == Some(session.config_id) && last.at >= session.started_at).then_some(last)
+}
+
 /// Why the session is on another node than before.
-fn why(daemon: &Daemon, now: i64, from: Option<String>) -> String {
-    let decision = daemon.rotation.last.as_ref().filter(|decision| decision.new_config_id == Some(now));
-    match (decision, from) {
+fn why(daemon: &Daemon, session: &Session, from: Option<String>) -> String {
+    match (decision(daemon, session), from) {
         (Some(decision), _) if !decision.reason.is_empty() => decision.reason.clone(),
         (_, Some(from)) => format!("From {from}"),
         _ => String::new(),
@@ -222,27 +238,40 @@ mod tests {
         assert_eq!(shown(watch.see(&on(1, "one"))).0, Kind::Connected);
     }
 
+    fn decided(mut model: Model, reason: &str, new: i64, at: i64) -> Model {
+        model.daemon.as_mut().unwrap().rotation.last = Some(Decision {
+            at: chrono::DateTime::from_timestamp(at, 0),
+            trigger: "timer".into(),
+            reason: reason.into(),
+            old_config_id: Some(1),
+            new_config_id: Some(new),
+            candidates: Vec::new(),
+        });
+        model
+    }
+
     #[test]
     fn a_move_is_told_with_its_reason() {
         let mut watch = watch();
         watch.see(&on(1, "one"));
-        let mut moved = on(2, "two");
         assert_eq!(watch.see(&model(State::Replacing, Health::Healthy)), None);
-        moved.daemon.as_mut().unwrap().rotation.last = Some(Decision {
-            at: None,
-            trigger: "timer".into(),
-            reason: "two is faster".into(),
-            old_config_id: Some(1),
-            new_config_id: Some(2),
-            candidates: Vec::new(),
-        });
-        assert_eq!(shown(watch.see(&moved)), (Kind::Rotated, "Moved to two".into(), "two is faster".into()));
-        // A decision about another move is not the reason of this one.
-        moved.daemon.as_mut().unwrap().session = Some(session(1, "one", Health::Healthy));
-        assert_eq!(shown(watch.see(&moved)).1, "Moved to one");
-        let mut back = on(2, "two");
-        back.daemon.as_mut().unwrap().rotation.last = None;
-        assert_eq!(shown(watch.see(&back)), (Kind::Rotated, "Moved to two".into(), "From one".into()));
+        // The session is there before the decision is.
+        assert_eq!(watch.see(&on(2, "two")), None);
+        assert_eq!(watch.see(&decided(on(2, "two"), "long ago", 2, -1)), None);
+        assert_eq!(watch.see(&decided(on(2, "two"), "about another", 1, 1)), None);
+        let told = shown(watch.see(&decided(on(2, "two"), "two is faster", 2, 1)));
+        assert_eq!(told, (Kind::Rotated, "Moved to two".into(), "two is faster".into()));
+        assert_eq!(watch.see(&on(2, "two")), None);
+    }
+
+    #[test]
+    fn a_move_without_a_reason_is_told_all_the_same() {
+        let mut watch = watch();
+        watch.see(&on(1, "one"));
+        for _ in 0..LOOKS {
+            assert_eq!(watch.see(&on(2, "two")), None);
+        }
+        assert_eq!(shown(watch.see(&on(2, "two"))), (Kind::Rotated, "Moved to two".into(), "From one".into()));
     }
 
     #[test]

@@ -238,9 +238,14 @@ impl Tray<'_> {
                 self.model.daemon = Some(daemon);
                 self.tell();
             }
-            // That it is gone is told by the bus; anything else is for the user.
-            Reading::Failed(zbus::Error::MethodError(..)) => {}
-            Reading::Failed(_) => self.model.complaint = Some("the daemon does not answer".into()),
+            Reading::Failed(error) => match &error {
+                zbus::Error::MethodError(name, ..) if name.starts_with(bus::DAEMON) => {
+                    self.model.complaint = Some(daemon::words(&error));
+                }
+                // That it is gone is told by the bus itself.
+                zbus::Error::MethodError(..) => {}
+                _ => self.model.complaint = Some("the daemon does not answer".into()),
+            },
         }
     }
 
