@@ -143,9 +143,10 @@ impl Desktop {
 
     /// Starts the notification service.
     pub(crate) fn dunst(&mut self) {
-        let config = self
-            .home
-            .file("dunstrc", "[global]\nfont = Sans 9\nframe_width = 1\nicon_position = left\noffset = 12x24\n");
+        let config = self.home.file(
+            "dunstrc",
+            "[global]\nfont = Sans 9\nframe_width = 1\nicon_position = left\noffset = 10x24\nwidth = 220\n",
+        );
         self.dunst = Some(self.spawn(Path::new("dunst"), &["-conf", config.to_str().unwrap()]));
         wait_until("notifications can be shown", || self.owned("org.freedesktop.Notifications"));
     }

@@ -3,7 +3,7 @@
 use super::*;
 use lab::bus::plain;
 use lab::process::{self, Guard, is_alive};
-use lab::{tool, wait_for, wait_until};
+use lab::{Mode, Relay, tool, wait_for, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -78,6 +78,22 @@ fn give_up(set: &Set) {
     }
 }
 
+/// Two failures in a row are enough, and soon there.
+const CHECKS: [&str; 4] = [
+    "runtime.rotation.health_trigger_enabled = false",
+    "runtime.health.interval_secs = 1",
+    "runtime.health.failure_threshold = 2",
+    "testing.timeout_ms = 1000",
+];
+
+/// Connects to another node, whose line is cut when the result's mode is set so.
+fn connect_by_a_line(set: &Set) -> Relay {
+    let (relay, link) = set.lab.node("one");
+    let id = set.daemon.import(&[link])[0];
+    set.desktop.bus.call(RUNTIME, "Connect", &["x", &id.to_string()]);
+    relay
+}
+
 const KINDS: [&str; 2] = ["runtime.rotation.health_trigger_enabled = false", "runtime.health.interval_secs = 3600"];
 
 #[test]
@@ -115,13 +131,15 @@ fn a_session_is_told_from_its_begin_to_its_return() {
 }
 
 #[test]
-fn disconnect_is_chosen_in_a_notification() {
-    let Some(set) = Set::with_tray(&KINDS) else { return };
+fn disconnect_is_chosen_in_the_notification_of_a_silent_node() {
+    let Some(set) = Set::with_tray(&CHECKS) else { return };
     let mock = Mock::start(&set.desktop, "body actions");
-    set.connect(0);
+    let relay = connect_by_a_line(&set);
     mock.wait(&set.desktop, 1);
-    give_up(&set);
-    mock.wait(&set.desktop, 2);
+    relay.set(Mode::Swallow);
+    let told = mock.wait(&set.desktop, 2);
+    assert_eq!((&told[1][3], &told[1][6]["urgency"]), (&json!("one does not answer"), &json!(2)));
+    set.shows("xrat-failed", "The node does not answer: one");
     mock.choose(&set.desktop, 1, "disconnect");
     set.shows("xrat-disconnected", "Disconnected");
     let closed = || {
@@ -200,16 +218,20 @@ fn without_a_notification_service_the_tray_goes_on() {
 
 #[test]
 fn a_real_service_shows_it_on_the_screen() {
-    let Some(mut set) = Set::with_tray(&KINDS) else { return };
+    let Some(mut set) = Set::with_tray(&CHECKS) else { return };
     set.desktop.dunst();
-    set.connect(0);
+    let relay = connect_by_a_line(&set);
     set.painted(GREEN);
     let told = |colour| wait_for("the notification", || set.desktop.picture().find(colour, TILE, ABOVE));
     told(GREEN);
     set.desktop.picture().keep("tray-connected");
-    give_up(&set);
-    set.painted(RED);
+    relay.set(Mode::Swallow);
     told(RED);
+    set.painted(RED);
     assert_eq!(set.desktop.picture().find(GREEN, TILE, ABOVE), None, "it is in the place of the other");
     set.desktop.picture().keep("tray-failed");
+    relay.set(Mode::Pass);
+    told(GREEN);
+    set.painted(GREEN);
+    assert_eq!(set.desktop.picture().find(RED, TILE, ABOVE), None, "it is in the place of the other");
 }
