@@ -140,8 +140,13 @@ fn disconnect_is_chosen_in_the_notification_of_a_silent_node() {
     let told = mock.wait(&set.desktop, 2);
     assert_eq!((&told[1][3], &told[1][6]["urgency"]), (&json!("one does not answer"), &json!(2)));
     set.shows("xrat-failed", "The node does not answer: one");
+    // Anybody on the bus can send this, and only the service is believed.
+    let forged = ["emit", "--destination=org.xrat.Tray", OBJECT, NOTIFICATIONS, "ActionInvoked", "us", "1", "rotate"];
+    set.desktop.bus.busctl(&forged).unwrap();
     mock.choose(&set.desktop, 1, "disconnect");
     set.shows("xrat-disconnected", "Disconnected");
+    let history = set.desktop.bus.call("org.xrat.Daemon1.Rotation", "History", &["u", "0"]);
+    assert_eq!(history, json!([]), "it has rotated");
     let closed = || {
         let words = ["--json=short", "call", NOTIFICATIONS, OBJECT, MOCK, "GetMethodCalls", "s", "CloseNotification"];
         let calls = plain(serde_json::from_str(&set.desktop.bus.busctl(&words).unwrap()).unwrap());

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use async_io::Timer;
-use futures::future::FutureExt;
+use futures::future::{FutureExt, select};
 use smol::{LocalExecutor, Task};
 use xrat::settings::{Notice as Kind, Settings};
 use zbus::Connection;
@@ -21,6 +21,9 @@ use crate::notifier::{self, Order};
 use crate::panel::{self, Panel};
 use crate::reading::Dict;
 use crate::{clipboard, words};
+
+/// So long a notification service may take with the last order.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why the tray is not on this bus any more.
 #[derive(Debug)]
@@ -98,11 +101,11 @@ pub(crate) async fn live(bus: &Connection, executor: &LocalExecutor<'_>, memory:
             let bus = bus.clone();
             async move { daemon::read(&bus, unread, readings_in).await }
         }),
-        executor.spawn({
-            let bus = bus.clone();
-            async move { notifier::run(&bus, orders, chosen_in).await }
-        }),
     ];
+    let notifier = executor.spawn({
+        let bus = bus.clone();
+        async move { notifier::run(&bus, orders, chosen_in).await }
+    });
     let on_panel = executor.spawn(panel::run(shown, asked_in));
     let tray = Tray {
         bus,
@@ -119,6 +122,10 @@ pub(crate) async fn live(bus: &Connection, executor: &LocalExecutor<'_>, memory:
     };
     let end = work.run(tray.run(news, readings, asked, outcomes, chosen, on_panel)).await;
     drop(tasks);
+    if matches!(end, End::Quit) {
+        // It ends with its orders.
+        select(notifier, Timer::after(FAREWELL)).await;
+    }
     end
 }
 
@@ -147,7 +154,11 @@ impl Tray<'_> {
                 reading = readings.recv().fuse() => if let Ok(reading) = reading { self.take(reading) },
                 asked = asked.recv().fuse() => match asked {
                     Ok(Asked::Opened) if self.present => self.reader.state(),
-                    Ok(Asked::Chosen(Action::Quit)) => return End::Quit,
+                    Ok(Asked::Chosen(Action::Quit)) => {
+                        // Nobody would hear what is chosen in it.
+                        self.order(Some(Order::Withdraw));
+                        return End::Quit;
+                    }
                     Ok(Asked::Chosen(action)) => self.act(action),
                     _ => {}
                 },
