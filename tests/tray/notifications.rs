@@ -161,7 +161,9 @@ fn what_flaps_is_one_notification() {
     let mock = Mock::start(&set.desktop, "body");
     for round in 0..10 {
         set.connect(round % 2);
+        set.shows("xrat-connected", ["Connected: vless-tcp-none", "Connected: vmess-tcp-none"][round % 2]);
         set.desktop.bus.gdbus("org.xrat.Daemon1.Runtime.Disconnect", &[]).unwrap();
+        set.shows("xrat-disconnected", "Disconnected");
     }
     set.connect(0);
     set.shows("xrat-connected", "Connected: vless-tcp-none");
@@ -181,6 +183,7 @@ fn names_are_no_markup_and_kinds_can_be_switched_off() {
         set.desktop.bus.call(RUNTIME, "Replace", &["sx", "manual", &set.ids[which].to_string()]);
     };
     set.connect(0);
+    set.shows("xrat-connected", "Connected: <i>one</i>");
     move_to(1);
     let told = mock.wait(&set.desktop, 1);
     assert_eq!(told[0][3], "Moved to <b>two</b> & more", "a summary is never markup, and the connect is not told");
