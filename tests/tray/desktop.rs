@@ -128,6 +128,11 @@ impl Desktop {
         self.home.path().join(format!("{name}.log"))
     }
 
+    /// Where this desktop's user installs icons.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
     /// What a program said.
     pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.log_file(name)).unwrap_or_default()

@@ -106,6 +106,37 @@ fn without_a_bus_it_says_so() {
 }
 
 #[test]
+fn its_arguments_are_few() {
+    let run = |arguments: &[&str]| {
+        let output = std::process::Command::new(program()).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+        (output.status.code(), said.into_owned())
+    };
+    assert_eq!(run(&["--version"]), (Some(0), format!("xrat-tray {}\n", env!("CARGO_PKG_VERSION"))));
+    let (code, said) = run(&["--help"]);
+    assert!(code == Some(0) && said.contains("--root"), "{said}");
+    let (code, said) = run(&["--nonsense"]);
+    assert!(code == Some(2) && said.contains("--nonsense"), "{said}");
+}
+
+#[test]
+fn an_installed_icon_wins_over_the_pixels() {
+    const MAGENTA: Colour = [0xff, 0, 0xff];
+    let Some(mut set) = Set::start(&[]) else { return };
+    let installed = set.desktop.data().join("icons/hicolor/scalable/status");
+    std::fs::create_dir_all(&installed).unwrap();
+    let ours = lab::source_dir().join("desktop/icons/hicolor/scalable/status/xrat-disconnected.svg");
+    let drawn = std::fs::read_to_string(ours).unwrap();
+    std::fs::write(installed.join("xrat-disconnected.svg"), drawn.replace("#8c929c", "#ff00ff")).unwrap();
+    set.desktop.panel();
+    set.desktop.tray(set.daemon.root());
+    wait_until("the installed icon", || set.desktop.picture().find(MAGENTA, FRAME, PANEL).is_some());
+    // One that is not installed is drawn from its pixels all the same.
+    set.connect(0);
+    set.painted(GREEN);
+}
+
+#[test]
 fn a_panel_that_hangs_does_not_keep_it_from_telling_the_next_one() {
     let Some(mut set) = Set::with_tray(&[]) else { return };
     let bus = "org.freedesktop.DBus";

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// before or after the daemon, and never starts it by itself.
 #[derive(FromArgs)]
 struct Arguments {
-    /// the daemon's root directory, for the settings of [desktop]; as for xrat itself
+    /// the daemon's root directory, as for xrat itself: its config.toml says which notifications are wanted
     #[argh(option)]
     root: Option<PathBuf>,
 
