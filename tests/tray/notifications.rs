@@ -36,7 +36,14 @@ impl Mock {
         let words = ["--json=short", "call", NOTIFICATIONS, OBJECT, MOCK, "GetMethodCalls", "s", "Notify"];
         let answer = desktop.bus.busctl(&words).unwrap();
         let calls = plain(serde_json::from_str(&answer).unwrap());
-        calls[0].as_array().unwrap().iter().map(|call| call[1].clone()).collect()
+        let mut told: Vec<_> = calls[0].as_array().unwrap().iter().map(|call| call[1].clone()).collect();
+        for call in &mut told {
+            // Thousands of numbers, which nobody wants to see in a failed test.
+            if let Some(pixels) = call[6]["image-data"].get_mut(6) {
+                *pixels = json!(pixels.as_array().map(Vec::len));
+            }
+        }
+        told
     }
 
     /// Waits until so many notifications were shown.
@@ -110,10 +117,7 @@ fn a_session_is_told_from_its_begin_to_its_return() {
     assert_eq!([app, icon, summary], ["xrat", "xrat-connected", "Connected to vless-tcp-none"]);
     assert_eq!((replaces, actions, expires), (&json!(0), &json!([]), &json!(-1)));
     assert_eq!((&hints["urgency"], &hints["desktop-entry"]), (&json!(0), &json!("org.xrat.Xrat")));
-    assert_eq!(
-        hints["image-data"].as_array().unwrap()[..6],
-        [48, 48, 192, 1, 8, 4].map(|n| if n == 1 { json!(true) } else { json!(n) })
-    );
+    assert_eq!(hints["image-data"], json!([48, 48, 192, true, 8, 4, 48 * 192]));
 
     give_up(&set);
     let told = mock.wait(&set.desktop, 2);

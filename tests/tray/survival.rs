@@ -105,6 +105,18 @@ fn without_a_bus_it_says_so() {
     );
 }
 
+/// It waits a minute, as documented: too long for every change.
+#[test]
+#[ignore = "takes more than a minute: just nightly"]
+fn a_bus_that_stays_away_is_the_end() {
+    let Some(mut set) = Set::with_tray(&[]) else { return };
+    set.desktop.bus.kill();
+    let tray = set.desktop.tray_guard();
+    let status = lab::wait_for_within(Duration::from_secs(90), "the tray ends", || tray.exited());
+    assert_eq!(status.code(), Some(1));
+    assert!(set.tray_log().ends_with("gone for a minute: the desktop session is over\n"), "{}", set.tray_log());
+}
+
 #[test]
 fn its_arguments_are_few() {
     let run = |arguments: &[&str]| {

@@ -242,8 +242,10 @@ impl Tray<'_> {
         match reading {
             Reading::Configs(configs) => self.model.configs = configs,
             Reading::Daemon(daemon) => {
-                let place = |daemon: &Daemon| (daemon.state, daemon.session.as_ref().map(|session| session.config_id));
-                if self.model.daemon.as_ref().map(place) != Some(place(&daemon)) && self.model.daemon.is_some() {
+                // Another node is news enough to forget what went wrong before. Anything less may be part of it.
+                let node = |daemon: &Daemon| daemon.session.as_ref().map(|session| session.config_id);
+                let before = self.model.daemon.as_ref().and_then(node);
+                if node(&daemon).is_some_and(|now| before != Some(now)) {
                     self.model.complaint = None;
                 }
                 self.model.daemon = Some(daemon);
