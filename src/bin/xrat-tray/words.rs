@@ -14,7 +14,7 @@ pub(crate) fn state(daemon: &Daemon) -> &'static str {
         (State::Unknown, _) => "Unknown",
         (State::Disconnected, _) => "Disconnected",
         (State::Connecting, _) => "Connecting",
-        (State::Connected, Health::Degraded) => "Connected, the node is slow to answer",
+        (State::Connected, Health::Degraded) => "Connected, but a check failed",
         (State::Connected, Health::Failed) => "The node does not answer",
         (State::Connected, _) => "Connected",
         (State::Replacing, _) => "Moving to another node",
