@@ -34,7 +34,8 @@ pub(super) struct Configs(pub(super) Arc<Shared>);
 #[zbus::interface(name = "org.xrat.Daemon1.Configs")]
 impl Configs {
     /// The stored configs, without credentials. Options: query (s), a part of name or address, or a protocol; sort (s),
-    /// which is id, name or delay; enabled (b), only those that are, or are not; limit, at most so many.
+    /// which is id, name or delay; enabled (b), only those that are, or are not; limit, at most so many. Those of a
+    /// subscription have its scheme and host as source (s).
     #[zbus(out_args("configs"))]
     async fn list(&self, options: Dict) -> Result<Vec<Dict>, Error> {
         let work = async {
@@ -49,9 +50,17 @@ impl Configs {
             let (enabled, limit) = (options.truth("enabled")?, options.number("limit")?);
             options.end("query, sort, enabled and limit")?;
             let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-            let mut rows = self.store(move |store| Ok(store.configs(query.as_deref(), sort)?)).await?;
+            let read = move |store: &mut Store| Ok((store.configs(query.as_deref(), sort)?, store.sources()?));
+            let (mut rows, sources) = self.store(read).await?;
             rows.retain(|row| enabled.is_none_or(|enabled| enabled == row.disabled.is_none()));
-            Ok(rows.iter().take(limit).map(|row| values::dict(&row.summary())).collect())
+            let listed = rows.iter().take(limit).map(|row| {
+                let mut dict = values::dict(&row.summary());
+                if let Some(source) = sources.get(&row.config_id) {
+                    values::put(&mut dict, "source", source.as_ref());
+                }
+                dict
+            });
+            Ok(listed.collect())
         };
         self.0.answer(work).await
     }

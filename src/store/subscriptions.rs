@@ -1,11 +1,15 @@
 //! The table `subscriptions`: sources of configs that are fetched again.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, time_text, time_value};
 use crate::config::{ConfigId, Secret};
+use crate::net::url::Url;
 
 /// The key of a row of `subscriptions`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,6 +60,31 @@ impl Store {
             })
         })
         .collect()
+    }
+
+    /// Scheme and host of the subscription that each config comes from, the oldest where several have it: what follows
+    /// them in a subscription's address is a credential. Configs without a subscription are not in it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn sources(&self) -> Result<HashMap<ConfigId, Arc<str>>, StoreError> {
+        let hosts: HashMap<i64, Arc<str>> = self
+            .subscriptions()?
+            .iter()
+            .filter_map(|row| {
+                let url = Url::parse(row.url.reveal()).ok()?;
+                Some((row.subscription_id.0, url.to_string().into()))
+            })
+            .collect();
+        let mut statement = self
+            .connection
+            .prepare("SELECT config_id, min(subscription_id) FROM subscription_configs GROUP BY config_id")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0).map(ConfigId)?, row.get::<_, i64>(1)?)))?;
+        let found = rows.filter_map(|row| match row {
+            Ok((config, subscription)) => hosts.get(&subscription).map(|host| Ok((config, Arc::clone(host)))),
+            Err(error) => Some(Err(error.into())),
+        });
+        found.collect()
     }
 
     /// The subscription with this URL, made when it is missing.

@@ -189,6 +189,20 @@ fn removing_a_subscription_removes_what_only_it_had() {
 }
 
 #[test]
+fn a_config_comes_from_its_oldest_subscription_which_is_told_by_its_host() {
+    let scratch = Scratch::new();
+    let mut store = scratch.open();
+    let one = store.subscribe(&Secret::new("https://one.example/token"), now()).unwrap();
+    let two = store.subscribe(&Secret::new("http://u:p@two.example:81/?t=token"), now()).unwrap();
+    store.import(&[node("a", "a"), node("b", "b")], Some(two), None, now()).unwrap();
+    store.import(&[node("b", "b")], Some(one), None, now()).unwrap();
+    store.import(&[node("c", "c")], None, None, now()).unwrap();
+    let mut sources: Vec<_> = store.sources().unwrap().into_iter().map(|(id, host)| (id.0, host.to_string())).collect();
+    sources.sort();
+    assert_eq!(sources, [(1, "http://two.example:81".to_owned()), (2, "https://one.example".to_owned())]);
+}
+
+#[test]
 fn one_session_runs_at_a_time() {
     let scratch = Scratch::new();
     let mut store = scratch.open();
