@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::render::{Cell, Tone};
 use super::{Cli, active, notify, parse, render};
 use crate::config::ConfigId;
-use crate::link::{self, Fields, is_unprintable};
+use crate::link::{self, is_unprintable};
 use crate::store::{ConfigRow, Disabled, FindError, Sort, Store};
 
 /// Stands for a credential.
@@ -127,7 +127,7 @@ impl Show {
         }
         let mut fields = link::fields(&row.config);
         if !self.reveal {
-            mask(&mut fields);
+            fields.secrets().for_each(|secret| MASK.clone_into(secret));
         }
         if self.json {
             let mut value = row.summary();
@@ -152,14 +152,6 @@ impl Show {
             rows.push(("last test".to_owned(), format!("{result} ({})", render::time(test.at))));
         }
         Ok(render::fields(&mut cli.out, &rows)?)
-    }
-}
-
-/// Hides what gives access to the node. A user name is often a token.
-fn mask(fields: &mut Fields) {
-    let secrets = [&mut fields.uuid, &mut fields.password, &mut fields.username, &mut fields.plugin];
-    for secret in secrets.into_iter().flatten() {
-        MASK.clone_into(secret);
     }
 }
 

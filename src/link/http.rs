@@ -1,8 +1,8 @@
 //! `http://` and `https://` as proxies: `user:pass@host:port`, the second with TLS between client and proxy.
 
 use super::error::LinkError;
-use super::url::{Query, Tail};
-use super::{node, security, socks, text};
+use super::url::{Params, Query, Tail};
+use super::{Place, security, socks, text};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 /// The parameters a proxy's link may have; any other makes it the address of a page.
@@ -30,10 +30,20 @@ pub(super) fn parse(rest: &str, tls: bool) -> Result<Config, LinkError> {
     let tail = Tail::split(rest);
     let authority = tail.authority(false)?;
     let (username, password) = socks::user_and_password(&authority)?;
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let security = if tls { Security::Tls(security::tls(&tail.params)?) } else { Security::None };
+    build(tail.place(&authority, None)?, username, password, tls, &tail.params)
+}
+
+/// Puts a node together.
+pub(super) fn build(
+    place: Place,
+    username: Option<String>,
+    password: Option<String>,
+    tls: bool,
+    params: &Params<'_>,
+) -> Result<Config, LinkError> {
+    let security = if tls { Security::Tls(security::tls(params)?) } else { Security::None };
     let protocol = Protocol::Http { username, password: password.map(Secret::new) };
-    Ok(node(tail.name(), address, port, protocol, Transport::Tcp { http_header: None }, security))
+    Ok(place.node(protocol, Transport::Tcp { http_header: None }, security))
 }
 
 /// Writes what [`parse`] reads.

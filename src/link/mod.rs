@@ -12,8 +12,10 @@ use std::num::NonZeroU16;
 
 use crate::config::{Config, Protocol, Security, Transport};
 
+mod dialect;
 mod error;
 mod fields;
+mod finalmask;
 mod http;
 mod hysteria2;
 mod security;
@@ -28,6 +30,7 @@ mod url;
 mod vless;
 mod vmess;
 mod wireguard;
+mod xhttp;
 
 pub use error::{LinkError, Shown};
 pub use fields::{Fields, fields};
@@ -51,6 +54,7 @@ const KNOWN_SCHEMES: &[&str] = &[
     "https",
     "hysteria",
     "hysteria2",
+    "hysteria2+realm",
     "hy2",
     "tuic",
     "wireguard",
@@ -65,7 +69,7 @@ const KNOWN_SCHEMES: &[&str] = &[
     "ssh",
 ];
 
-const SCHEMES: &str = "vless, vmess, trojan, ss, socks, http or https";
+const SCHEMES: &str = "vless, vmess, trojan, trojan-go, ss, hysteria2, hy2, tuic, wireguard, wg, socks, http or https";
 
 /// Decodes one share link.
 ///
@@ -76,12 +80,20 @@ pub fn parse(link: &str) -> Result<Config, LinkError> {
     if link.len() > MAX_LINK_BYTES {
         return Err(LinkError::TooLong { length: link.len(), limit: MAX_LINK_BYTES });
     }
-    let (scheme, rest) = split_scheme(link).ok_or(LinkError::NotALink)?;
+    let Some((scheme, rest)) = split_scheme(link) else {
+        // A whole link that was percent-encoded, as a parameter of another address is.
+        let decoded = text::decode(link).ok().filter(|decoded| split_scheme(decoded).is_some());
+        return decoded.map_or(Err(LinkError::NotALink), |decoded| parse(&decoded));
+    };
     match scheme.as_str() {
         "vless" => vless::parse(rest),
         "vmess" => vmess::parse(rest),
         "trojan" => trojan::parse(rest),
+        "trojan-go" => trojan::parse_go(rest),
         "ss" => shadowsocks::parse(rest),
+        "hysteria2" | "hy2" => hysteria2::parse(rest),
+        "tuic" => tuic::parse(rest),
+        "wireguard" | "wg" => wireguard::parse(rest),
         "socks" | "socks5" | "socks5h" => socks::parse(rest),
         "http" => http::parse(rest, false),
         "https" => http::parse(rest, true),
@@ -129,18 +141,22 @@ fn trim(link: &str) -> &str {
     link.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }
 
-/// Puts a config together; a node without a name is called by its address.
-fn node(
+/// What every node has, whatever it was written in.
+struct Place {
+    /// May be empty.
     name: String,
     address: String,
     port: NonZeroU16,
-    protocol: Protocol,
-    transport: Transport,
-    security: Security,
-) -> Config {
-    let mut config = Config { name, address, port, protocol, transport, security };
-    if config.name.is_empty() {
-        config.name = config.endpoint();
+}
+
+impl Place {
+    /// Puts a config together; a node without a name is called by its address.
+    fn node(self, protocol: Protocol, transport: Transport, security: Security) -> Config {
+        let Self { name, address, port } = self;
+        let mut config = Config { name, address, port, protocol, transport, security };
+        if config.name.is_empty() {
+            config.name = config.endpoint();
+        }
+        config
     }
-    config
 }

@@ -2,8 +2,8 @@
 
 use super::error::{LinkError, Shown};
 use super::security::{self, Rules};
-use super::url::{Authority, Query, Tail, credential};
-use super::{node, text, transport};
+use super::url::{Authority, Params, Query, Tail, credential};
+use super::{Place, text, transport};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 /// Reads what follows `socks://`.
@@ -24,11 +24,12 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
                 expected: "no control characters",
             });
         }
-        return finish(&tail, &Authority::endpoint(endpoint), some(username), some(password));
+        let place = tail.place(&Authority::endpoint(endpoint), None)?;
+        return build(place, some(username), some(password), &tail.params);
     }
     let authority = tail.authority(false)?;
     let (username, password) = user_and_password(&authority)?;
-    finish(&tail, &authority, username, password)
+    build(tail.place(&authority, None)?, username, password, &tail.params)
 }
 
 /// Writes the plain form, which is the only one that can hold every user name.
@@ -41,21 +42,21 @@ pub(super) fn write(config: &Config, username: Option<&str>, password: Option<&S
     format!("socks://{userinfo}{}{}#{}", config.endpoint(), query.as_str(), text::encode(&config.name))
 }
 
-fn finish(
-    tail: &Tail<'_>,
-    authority: &Authority<'_>,
+/// Puts a node together.
+pub(super) fn build(
+    place: Place,
     username: Option<String>,
     password: Option<String>,
+    params: &Params<'_>,
 ) -> Result<Config, LinkError> {
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let transport = transport::read(&tail.params)?;
+    let transport = transport::read(params)?;
     if transport != (Transport::Tcp { http_header: None }) {
         let value = Shown::new(transport.name());
         return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks" });
     }
-    let security = security::read(&tail.params, Rules { tls_by_default: false, reality: false })?;
+    let security = security::read(params, Rules { tls_by_default: false, reality: false })?;
     let protocol = Protocol::Socks { username, password: password.map(Secret::new) };
-    Ok(node(tail.name(), address, port, protocol, transport, security))
+    Ok(place.node(protocol, transport, security))
 }
 
 /// User name and password out of userinfo, plain or base64; empty ones are absent.
@@ -82,6 +83,6 @@ pub(super) fn write_userinfo(username: Option<&str>, password: Option<&Secret>) 
     format!("{}:{}@", text::encode(username.unwrap_or_default()), text::encode(password))
 }
 
-fn some(text: &str) -> Option<String> {
+pub(super) fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
