@@ -18,6 +18,7 @@ mod install;
 mod notify;
 mod parse;
 mod proxy;
+mod qr;
 mod render;
 mod source;
 mod status;

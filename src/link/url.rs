@@ -138,9 +138,9 @@ impl<'a> Authority<'a> {
         }
     }
 
-    /// Without an `@` what looks like a host may be a credential whose `@` got lost.
+    /// Without an `@` what looks like a host may be a credential whose `@` got lost; with quotes it is a whole object.
     fn shown(&self, value: &str) -> Shown {
-        shown(value, self.userinfo.is_none())
+        shown(value, self.userinfo.is_none() || value.contains('"'))
     }
 }
 

@@ -6,6 +6,7 @@ mod generate;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod secrets;
+mod subscriptions;
 mod vectors;
 
 use xrat::link;
