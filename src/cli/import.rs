@@ -154,7 +154,8 @@ impl Bar {
             Some(bytes) => ProgressBar::new(bytes as u64),
             None => ProgressBar::no_length(),
         };
-        if let Ok(style) = ProgressStyle::with_template("Importing {bytes}/{total_bytes} [{bar:24}]") {
+        let template = if bytes.is_some() { "Importing {bytes}/{total_bytes} [{bar:24}]" } else { "Importing {bytes}" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         Self { bar, calls: Cell::new(0) }

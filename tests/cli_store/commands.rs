@@ -48,7 +48,7 @@ fn parse_answers_in_the_order_of_the_lines_and_fails_for_one_bad_line() {
 
 #[test]
 fn parse_fails_for_what_is_no_link() {
-    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("hy2://x@h:1", "hy2"), ("/", "cannot read")] {
+    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("ssr://x@h:1", "hy2"), ("/", "cannot read")] {
         let run = parse(source, b"");
         assert_eq!((run.code, run.err.as_str()), (1, ""), "{run:#?}");
         assert!(run.json()["error"].as_str().unwrap().contains(reason), "{run:#?}");
@@ -79,14 +79,93 @@ fn import_tells_added_known_and_refused() {
 }
 
 #[test]
-fn import_lists_twenty_refused_lines_or_all() {
+fn import_tells_refusals_by_reason_or_all_lines() {
     let root = Root::new();
-    let body = format!("{}{}", "vless://bad\n".repeat(30), link("a", "a.example"));
-    let lines = |run: &crate::root::Run| run.out.lines().filter(|line| line.starts_with("  line ")).count();
+    let mut body = "vless://bad\n".repeat(30);
+    body.push_str("ssr://x@h:1\nssr://y@h:1\ntrojan://p@h.example:0\n");
+    body.push_str(&link("a", "a.example"));
     let run = root.run_with(&["import", "-"], body.as_bytes()).ok();
-    assert_eq!(lines(&run), 20);
-    assert!(run.out.contains("and 10 more"), "{run:#?}");
-    assert_eq!(lines(&root.run_with(&["import", "-", "--verbose"], body.as_bytes()).ok()), 30);
+    let told: Vec<_> = run.out.lines().skip_while(|line| !line.contains("times")).collect();
+    let [most, next, single] = told.as_slice() else { panic!("{run:#?}") };
+    assert!(most.starts_with("  30 times: the link has no uuid"), "{run:#?}");
+    assert!(most.ends_with("(line 1, line 2, line 3, line 4, line 5, …)"), "{run:#?}");
+    assert!(next.starts_with("  2 times: scheme `ssr`") && next.ends_with("(line 31, line 32)"), "{run:#?}");
+    assert!(single.starts_with("  line 33: port `0` is not valid"), "{run:#?}");
+
+    let all = root.run_with(&["import", "-", "--verbose"], body.as_bytes()).ok();
+    assert_eq!(all.out.lines().filter(|line| line.starts_with("  line ")).count(), 33);
+
+    let value = root.run_with(&["import", "-", "--json"], body.as_bytes()).ok().json();
+    assert_eq!((&value["refused_total"], &value["refused_reasons"][0]["count"]), (&json!(33), &json!(30)));
+    assert_eq!(value["refused_reasons"][1]["first"], json!(["line 31", "line 32"]));
+}
+
+#[test]
+fn more_lines_than_fit_a_body_are_imported() {
+    let root = Root::new();
+    let filler = "x".repeat(1000);
+    let lines =
+        (0..20_000).map(|number| format!("{}?{filler}\n", link("", &format!("h{number}.example")).replace('#', "")));
+    let body: String = lines.collect();
+    assert!(body.len() > 16 << 20);
+    let run = root.run_with(&["import", "-"], body.as_bytes()).ok();
+    assert_eq!(run.out, "20000 added, 0 already known, 0 refused\n");
+    let file = root.file("links", &body);
+    assert_eq!(root.run(&["import", &file]).ok().out, "0 added, 20000 already known, 0 refused\n");
+    // Decoding has to have all of a link, and a configuration is no list.
+    root.run_with(&["import", "-"], STANDARD.encode(&body).as_bytes()).failed(1, "16 MiB");
+    root.run_with(&["parse", "-"], body.as_bytes()).failed(1, "16 MiB");
+}
+
+#[test]
+fn a_terminal_sees_the_progress_and_a_pipe_does_not() {
+    let root = Root::new();
+    let filler = "x".repeat(1000);
+    let lines = (0..3_000).map(|number| format!("{}{filler}\n", link("n", &format!("h{number}.example"))));
+    let file = root.file("links", lines.collect::<String>());
+    let run = root.run(&["import", &file]).ok();
+    assert_eq!(run.err, "");
+    // `script` gives a program a terminal.
+    let xrat = root.command(&["import", &file]);
+    let words: Vec<_> =
+        std::iter::once(xrat.get_program()).chain(xrat.get_args()).map(|word| word.to_str().unwrap()).collect();
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &words.join(" "), "/dev/null"]).env("TERM", "xterm").env("XRAT_PATH", root.path());
+    let seen = finish(script, b"").ok().out;
+    assert!(seen.contains("Importing") && seen.contains("3000 already known"), "{seen:?}");
+}
+
+#[test]
+fn nodes_of_other_programs_are_imported() {
+    let root = Root::new();
+    let yaml =
+        "proxies:\n- {name: a, type: trojan, server: a.example, port: 443, password: x}\n- {name: b, type: ssr}\n";
+    let run = root.run_with(&["import", "-"], yaml.as_bytes()).ok();
+    assert!(
+        run.out.starts_with("1 added, 0 already known, 1 refused\n") && run.out.contains("line 3: type `ssr`"),
+        "{run:#?}"
+    );
+    let json = r#"[{"server":"s.example","server_port":1,"method":"aes-256-gcm","password":"x"},{}]"#;
+    let value = root.run_with(&["import", "-", "--json"], json.as_bytes()).ok().json();
+    assert_eq!((&value["added"], &value["refused"][0]["node"]), (&json!([2]), &json!(2)));
+}
+
+#[test]
+fn a_qr_code_is_drawn_where_it_is_asked_for() {
+    let root = Root::with_configs();
+    let run = root.run(&["show", "1", "--qr"]).failed(2, "standard output is no terminal");
+    assert_eq!(run.out, "");
+    let run = root.run(&["show", "1", "--qr", "--force"]).ok();
+    let widths: Vec<_> = run.out.lines().map(|line| line.chars().count()).collect();
+    assert!(widths.len() > 10 && widths.iter().all(|width| *width == widths[0]), "{}", run.out);
+    assert!(run.out.lines().all(|line| line.chars().all(|c| " █▀▄".contains(c))), "{}", run.out);
+    root.run(&["show", "1", "--qr", "--json"]).failed(2, "do not go together");
+    let both = root.run(&["show", "1", "--qr", "--link", "--force"]).ok();
+    assert_eq!(both.out, format!("{}{}", run.out, root.run(&["show", "1", "--link"]).ok().out));
+
+    let long = format!("trojan://{}@long.example:443", "p".repeat(3000));
+    root.run(&["import", &long]).ok();
+    root.run(&["show", "long.example", "--qr", "--force"]).failed(1, "a QR code holds 2953 at most");
 }
 
 #[test]
