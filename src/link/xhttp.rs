@@ -126,11 +126,9 @@ fn reduce(param: &Param, mode: &str) -> Result<BTreeMap<String, Value>, LinkErro
         let value = checked(value, kind).ok_or_else(|| param.invalid(expected))?;
         kept.insert((*key).to_owned(), value);
     }
-    let packet_up = mode == "packet-up";
     let says = |key: &str, words: &[&str]| kept.get(key).and_then(Value::as_str).is_some_and(|v| words.contains(&v));
-    if says("uplinkHTTPMethod", &["GET"]) && !packet_up
-        || says("uplinkDataPlacement", &["cookie", "header"]) && !packet_up
-    {
+    let get = says("uplinkHTTPMethod", &["GET"]) || says("uplinkDataPlacement", &["cookie", "header"]);
+    if get && mode != "packet-up" {
         return Err(param.invalid("GET and data outside of the body only with mode=packet-up"));
     }
     if let Some(headers) = extra.get("headers").filter(|headers| !empty(headers)) {

@@ -48,7 +48,7 @@ fn parse_answers_in_the_order_of_the_lines_and_fails_for_one_bad_line() {
 
 #[test]
 fn parse_fails_for_what_is_no_link() {
-    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("ssr://x@h:1", "hy2"), ("/", "cannot read")] {
+    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("ssr://x@h:1", "ssr"), ("/", "cannot read")] {
         let run = parse(source, b"");
         assert_eq!((run.code, run.err.as_str()), (1, ""), "{run:#?}");
         assert!(run.json()["error"].as_str().unwrap().contains(reason), "{run:#?}");

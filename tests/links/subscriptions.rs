@@ -1,5 +1,9 @@
 //! Bodies of subscriptions in every format: which nodes are in them, and what is said of the others.
 
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use xrat::link::{self, subscription};
@@ -74,10 +78,23 @@ fn damaged_bodies_never_break_the_promises() {
     }
 }
 
-/// Each of these took time or memory that grew faster than its size in some parser.
+/// Time on the processor, which other programs do not change.
+fn processor_time(work: impl FnOnce()) -> Duration {
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
+    };
+    let before = now();
+    work();
+    now() - before
+}
+
+/// Each of these could take time that grows faster than its size: eight times as much may take four times as long
+/// again, where growth with the square would be eight.
 #[test]
-fn hostile_bodies_of_full_size_end() {
-    let size = lab::rounds(1 << 20, 16 << 20);
+fn hostile_bodies_take_time_as_they_are_long() {
+    const SMALLEST: Duration = Duration::from_millis(10);
+    let size = lab::rounds(256 << 10, 16 << 20);
     for (head, part, tail) in [
         ("proxies: ", "[", ""),
         ("proxies: ", "{a: ", ""),
@@ -102,17 +119,17 @@ fn hostile_bodies_of_full_size_end() {
         ("", "://", ""),
         ("", "eJ", ""),
     ] {
-        let mut body = head.to_owned();
-        while body.len() < size {
-            body.push_str(part);
-        }
-        body.push_str(tail);
-        let mut count = 0_usize;
-        let began = std::time::Instant::now();
-        let _ = subscription::each(body.as_bytes(), &mut |item| {
-            count += usize::from(item.outcome.is_err());
-            std::ops::ControlFlow::Continue(())
-        });
-        eprintln!("{head:?} {part:?}: {count} refused, {:?}", began.elapsed());
+        let took = |size: usize| {
+            let mut body = head.to_owned();
+            while body.len() < size {
+                body.push_str(part);
+            }
+            body.push_str(tail);
+            processor_time(|| {
+                let _ = subscription::each(body.as_bytes(), &mut |_| ControlFlow::Continue(()));
+            })
+        };
+        let (short, long) = (took(size / 8).max(SMALLEST), took(size));
+        assert!(long < short * 32, "{head:?} {part:?}: {short:?}, and eight times as much {long:?}");
     }
 }

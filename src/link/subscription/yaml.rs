@@ -81,14 +81,12 @@ impl<'t> Reader<'t> {
 
     fn document(&mut self, sink: &mut Sink<'_>) -> Result<ControlFlow<()>, Broken> {
         loop {
-            match self.next()? {
-                Event::StreamEnd => return Ok(ControlFlow::Continue(())),
-                Event::MappingStart(..) => {
-                    if self.top(sink)?.is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-                _ => {}
+            let event = self.next()?;
+            if event == Event::StreamEnd {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if matches!(event, Event::MappingStart(..)) && self.top(sink)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
     }
@@ -216,9 +214,8 @@ impl<'t> Reader<'t> {
             match (key, value) {
                 (Some(key), value) if key != "<<" => {
                     // Which of two is meant is a guess.
-                    if members.insert(key, value).is_some() {
-                        return Err(Broken("each key once in a node"));
-                    }
+                    let twice = members.insert(key, value);
+                    twice.map_or(Ok(()), |_| Err(Broken("each key once in a node")))?;
                 }
                 (Some(_), Value::Object(other)) => merged.push(other),
                 (Some(_), Value::Array(others)) => {
