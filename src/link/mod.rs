@@ -1,8 +1,9 @@
 //! Share links and the bodies of subscriptions, decoded into [`Config`] and written back. Pure: no I/O.
 //!
-//! One file a scheme. To add one: a module with `parse` and `write`, its line in [`parse`] and in [`write()`], vectors in
-//! `tests/vectors/links.json`. What several schemes share is in `url` (the outer shape), `text` (checks of single
-//! values), `transport` and `security`.
+//! One file a scheme. To add one: a module with `parse`, `build` and `write`, its line in [`parse`] and in [`write()`],
+//! vectors in `tests/vectors`. What several schemes share is in `url` (the outer shape), `text` (checks of single values),
+//! `transport` (with `xhttp` and `finalmask`) and `security`; `dialect` has what other clients write instead. Each `build`
+//! takes the parameters of a URL, so that a VMess object and the nodes of `subscription` only name theirs like those.
 //!
 //! Two rules decide what is repaired and what is refused. A link that can be read in one way only is read in that way,
 //! however sloppy its spelling. A link that could connect to another place, or with less protection than meant, is

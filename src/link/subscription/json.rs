@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::node::Node;
+use super::strict::Strict;
 use super::{Item, Place, Sink, clash, singbox, xray};
 use crate::config::Config;
 use crate::link::error::{LinkError, Shown};
@@ -119,8 +120,10 @@ fn node(raw: &RawValue, name: Option<&str>) -> Result<Option<Config>, LinkError>
     if text.len() > MAX_LINK_BYTES {
         return Err(LinkError::TooLong { length: text.len(), limit: MAX_LINK_BYTES });
     }
-    let invalid = || LinkError::Invalid { field: "node", value: Shown::hidden(), expected: "an object" };
-    match serde_json::from_str(text).map_err(|_| invalid())? {
+    let expected = "an object with each key once";
+    let invalid = || LinkError::Invalid { field: "node", value: Shown::hidden(), expected };
+    let Strict(value) = serde_json::from_str(text).map_err(|_| invalid())?;
+    match value {
         Value::Object(members) => {
             let node = Node(&members);
             let has = |key: &str| node.get(key).is_some();

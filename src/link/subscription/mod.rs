@@ -17,6 +17,7 @@ mod json;
 mod node;
 mod refusals;
 mod singbox;
+mod strict;
 mod xray;
 mod yaml;
 
