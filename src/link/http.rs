@@ -3,7 +3,7 @@
 use super::error::LinkError;
 use super::url::{Params, Query, Tail};
 use super::{Place, security, socks, text};
-use crate::config::{Config, Protocol, Secret, Security, Transport};
+use crate::config::{Config, Protocol, Secret, Security};
 
 /// The parameters a proxy's link may have; any other makes it the address of a page.
 const PARAMETERS: &[&str] =
@@ -27,10 +27,12 @@ pub(super) fn parse(rest: &str, tls: bool) -> Result<Config, LinkError> {
     if is_page(rest) {
         return Err(LinkError::SubscriptionUrl);
     }
-    let tail = Tail::split(rest);
+    let mut tail = Tail::split(rest);
     let authority = tail.authority(false)?;
     let (username, password) = socks::user_and_password(&authority)?;
-    build(tail.place(&authority, None)?, username, password, tls, &tail.params)
+    let place = tail.place(&authority, None)?;
+    tail.params.push("security", Some("scheme"), if tls { "tls" } else { "none" }.to_owned());
+    build(place, username, password, &tail.params)
 }
 
 /// Puts a node together.
@@ -38,12 +40,10 @@ pub(super) fn build(
     place: Place,
     username: Option<String>,
     password: Option<String>,
-    tls: bool,
     params: &Params<'_>,
 ) -> Result<Config, LinkError> {
-    let security = if tls { Security::Tls(security::tls(params)?) } else { Security::None };
-    let protocol = Protocol::Http { username, password: password.map(Secret::new) };
-    Ok(place.node(protocol, Transport::Tcp { http_header: None }, security))
+    let (transport, security) = socks::plain_tcp(params)?;
+    Ok(place.node(Protocol::Http { username, password: password.map(Secret::new) }, transport, security))
 }
 
 /// Writes what [`parse`] reads.

@@ -21,7 +21,7 @@ const METHOD_BYTES: usize = 32;
 /// Reads what follows `ss://`.
 pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let tail = Tail::split(rest);
-    if tail.main.contains('@') {
+    if tail.main.contains('@') || tail.main.contains("%40") {
         let authority = tail.authority(true)?;
         let (method, password) = userinfo(authority.userinfo.unwrap_or_default())?;
         return build(tail.place(&authority, None)?, &method, password, &tail.params);

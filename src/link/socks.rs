@@ -49,14 +49,18 @@ pub(super) fn build(
     password: Option<String>,
     params: &Params<'_>,
 ) -> Result<Config, LinkError> {
+    let (transport, security) = plain_tcp(params)?;
+    Ok(place.node(Protocol::Socks { username, password: password.map(Secret::new) }, transport, security))
+}
+
+/// What carries and protects a proxy of the kinds that know no other transport.
+pub(super) fn plain_tcp(params: &Params<'_>) -> Result<(Transport, Security), LinkError> {
     let transport = transport::read(params)?;
     if transport != (Transport::Tcp { http_header: None }) {
         let value = Shown::new(transport.name());
-        return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks" });
+        return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks and http" });
     }
-    let security = security::read(params, Rules { tls_by_default: false, reality: false })?;
-    let protocol = Protocol::Socks { username, password: password.map(Secret::new) };
-    Ok(place.node(protocol, transport, security))
+    Ok((transport, security::read(params, Rules { tls_by_default: false, reality: false })?))
 }
 
 /// User name and password out of userinfo, plain or base64; empty ones are absent.

@@ -31,12 +31,9 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
 pub(super) fn parse_go(rest: &str) -> Result<Config, LinkError> {
     let mut tail = Tail::split(rest);
     let (password, place) = who(&tail)?;
-    // Both change what is spoken, and no engine here speaks it.
+    // It changes what is spoken, and no engine here speaks it.
     if let Some(layer) = tail.params.secret(&["encryption"])?.filter(|layer| layer.word() != "none") {
         return Err(layer.unsupported("no second encryption"));
-    }
-    if let Some(plugin) = tail.params.secret(&["plugin"])?.filter(|plugin| plugin.word() != "none") {
-        return Err(plugin.unsupported("no plugin"));
     }
     if let Some(kind) = tail.params.get(&["type"])? {
         match kind.word().as_str() {
@@ -66,6 +63,11 @@ pub(super) fn build(place: Place, password: String, params: &Params<'_>) -> Resu
     // To ignore it would be to connect as something else.
     if let Some(flow) = params.get(&["flow"])?.filter(|flow| flow.word() != "none") {
         return Err(flow.invalid("no flow: it was removed from trojan"));
+    }
+    for name in ["plugin", "obfs"] {
+        if let Some(plugin) = params.secret(&[name])?.filter(|plugin| plugin.word() != "none") {
+            return Err(plugin.unsupported("trojan alone, or with type and its parameters"));
+        }
     }
     let transport = transport::read(params)?;
     let security = security::read(params, Rules { tls_by_default: true, reality: true })?;

@@ -151,6 +151,34 @@ fn nodes_of_other_programs_are_imported() {
 }
 
 #[test]
+fn no_credential_of_any_scheme_is_shown_unasked() {
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let root = Root::new();
+    let tuic = format!("tuic://{UUID}:{SECRET}@h.example:1");
+    let links = [
+        format!("hysteria2://{SECRET}@h.example:1?obfs=salamander&obfs-password={SECRET}"),
+        tuic,
+        format!("wg://{KEY}@h.example:1?publickey=ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8&presharedkey={KEY}"),
+        format!("vless://{SECRET}@h.example:1?type=kcp&seed={SECRET}"),
+        format!("vless://{SECRET}@h.example:1?type=quic&quicSecurity=aes-128-gcm&key={SECRET}"),
+        format!("vless://{SECRET}@h.example:1?encryption=mlkem768x25519plus.native.0rtt.{SECRET}"),
+        format!("vmess://{SECRET}@h.example:1"),
+        format!("ss://aes-128-gcm:{SECRET}@h.example:1?plugin=obfs-local%3B{SECRET}"),
+        format!("socks://{SECRET}:{SECRET}@h.example:1"),
+    ];
+    root.run_with(&["import", "-"], links.join("\n").as_bytes()).ok();
+    for id in 1..=links.len() {
+        let id = id.to_string();
+        for words in [&["show", id.as_str()] as &[_], &["show", id.as_str(), "--json"]] {
+            let out = root.run(words).ok().out;
+            assert!(out.contains("***") && !out.contains(SECRET) && !out.contains(KEY) && !out.contains(UUID), "{out}");
+        }
+        let out = root.run(&["show", &id, "--reveal"]).ok().out;
+        assert!(out.contains(SECRET) || out.contains(KEY), "{out}");
+    }
+}
+
+#[test]
 fn a_qr_code_is_drawn_where_it_is_asked_for() {
     let root = Root::with_configs();
     let run = root.run(&["show", "1", "--qr"]).failed(2, "standard output is no terminal");

@@ -90,12 +90,9 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
             tls(node, &mut params);
             let user = |key| Ok::<_, LinkError>(node.text(key)?.as_deref().and_then(some));
             let (username, password) = (user("username")?, user("password")?);
-            if kind == "http" {
-                http::build(place()?, username, password, node.yes("tls"), &params)
-            } else {
-                security(node, &mut params, false);
-                socks::build(place()?, username, password, &params)
-            }
+            security(node, &mut params, false);
+            let build = if kind == "http" { http::build } else { socks::build };
+            build(place()?, username, password, &params)
         }
         other => {
             return Err(LinkError::Unsupported { field: "type", value: Shown::new(other), expected: TYPES });

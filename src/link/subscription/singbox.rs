@@ -73,14 +73,12 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
             if let Some(version) = node.text("version")?.filter(|version| version != "5") {
                 return Err(LinkError::Unsupported { field: "version", value: Shown::new(&version), expected: "5" });
             }
-            let secured = tls(node, &mut params)?;
+            let security = tls(node, &mut params)?;
+            params.push("security", Some("tls"), security.to_owned());
             let user = |key| Ok::<_, LinkError>(node.text(key)?.as_deref().and_then(some));
             let (username, password) = (user("username")?, user("password")?);
-            if kind == "http" {
-                http::build(place()?, username, password, secured != "none", &params)
-            } else {
-                socks::build(place()?, username, password, &params)
-            }
+            let build = if kind == "http" { http::build } else { socks::build };
+            build(place()?, username, password, &params)
         }
         other => {
             return Err(LinkError::Unsupported { field: "type", value: Shown::new(other), expected: TYPES });
@@ -94,6 +92,8 @@ fn tls(node: Node<'_>, params: &mut Params<'static>) -> Result<&'static str, Lin
     let Some(tls) = node.node("tls").filter(|tls| tls.yes("enabled")) else { return Ok("none") };
     tls.put(params, &[("server_name", "sni"), ("insecure", "allowInsecure"), ("alpn", "alpn")]);
     tls.put(params, &[("disable_sni", "disable_sni")]);
+    // Without it less would be verified than meant.
+    tls.without("certificate_public_key_sha256", "no pinned public key")?;
     if let Some(utls) = tls.node("utls").filter(|utls| utls.yes("enabled")) {
         utls.put(params, &[("fingerprint", "fp")]);
     }

@@ -60,18 +60,14 @@ pub(super) fn config(node: Node<'_>, name: Option<&str>) -> Result<Option<Config
             stream_settings(stream, &mut params)?;
             let text = |key| Ok::<_, LinkError>(user.text(key)?.as_deref().and_then(some));
             let (username, password) = (text("user")?, text("pass")?);
-            if protocol == "socks" {
-                socks::build(place()?, username, password, &params)
-            } else {
-                let tls = stream.text("security")?.is_some_and(|security| security == "tls");
-                http::build(place()?, username, password, tls, &params)
-            }
+            let build = if protocol == "http" { http::build } else { socks::build };
+            build(place()?, username, password, &params)
         }
         "hysteria" => {
             if let Some(version) = settings.text("version")?.filter(|version| version != "2") {
                 return Err(LinkError::Unsupported { field: "version", value: Shown::new(&version), expected: "2" });
             }
-            tls(stream, &mut params);
+            tls(stream, &mut params)?;
             masks(stream, &mut params);
             let auth = stream.node("hysteriaSettings").map_or(Ok(None), |hysteria| hysteria.text("auth"))?;
             hysteria2::build(place()?, None, auth.unwrap_or_default(), &params)
@@ -96,8 +92,11 @@ fn one<'v>(node: Node<'v>, names: &[&'static str]) -> Result<Option<Node<'v>>, L
     Ok(None)
 }
 
-fn tls(stream: Node<'_>, params: &mut Params<'static>) {
+fn tls(stream: Node<'_>, params: &mut Params<'static>) -> Result<(), LinkError> {
     if let Some(tls) = stream.node("tlsSettings") {
+        // Pins that are made in other ways; without them less would be verified than meant.
+        tls.without("pinnedPeerCertificateChainSha256", "pinnedPeerCertSha256")?;
+        tls.without("pinnedPeerCertificatePublicKeySha256", "pinnedPeerCertSha256")?;
         tls.put(
             params,
             &[
@@ -111,6 +110,7 @@ fn tls(stream: Node<'_>, params: &mut Params<'static>) {
             ],
         );
     }
+    Ok(())
 }
 
 fn masks(stream: Node<'_>, params: &mut Params<'static>) {
@@ -137,7 +137,7 @@ fn stream_settings(stream: Node<'_>, params: &mut Params<'static>) -> Result<(),
             );
         }
     } else {
-        tls(stream, params);
+        tls(stream, params)?;
     }
     params.push("security", Some("security"), security);
     masks(stream, params);
