@@ -123,7 +123,8 @@ pub fn each_line(reader: &mut dyn BufRead, sink: &mut Sink<'_>) -> io::Result<Co
         let outcome = if line.len() > MAX_LINK_BYTES && !line.ends_with(b"\n") {
             let rest = if bytes as u64 > LINE_BYTES { reader.skip_until(b'\n')? } else { 0 };
             read += rest;
-            Some(Err(LinkError::TooLong { length: bytes + rest, limit: MAX_LINK_BYTES }))
+            let comment = std::str::from_utf8(line.get(..COMMENT_BYTES).unwrap_or_default()).is_ok_and(is_comment);
+            (!comment).then_some(Err(LinkError::TooLong { length: bytes + rest, limit: MAX_LINK_BYTES }))
         } else {
             parse_line(&line)
         };
@@ -136,6 +137,8 @@ pub fn each_line(reader: &mut dyn BufRead, sink: &mut Sink<'_>) -> io::Result<Co
     Ok(ControlFlow::Continue(()))
 }
 
+/// The longest mark of a comment, in bytes.
+const COMMENT_BYTES: usize = 2;
 /// The longest line that is looked at, in bytes: a link, and a line end.
 const LINE_BYTES: u64 = MAX_LINK_BYTES as u64 + 2;
 
@@ -150,10 +153,14 @@ fn parse_line(bytes: &[u8]) -> Option<Result<Config, LinkError>> {
         Err(error) => return Some(Err(error)),
     };
     let line = trim(&text);
-    if line.is_empty() || ["#", "//", ";"].iter().any(|mark| line.starts_with(mark)) {
+    if line.is_empty() || is_comment(line) {
         return None;
     }
     (split_scheme(line).is_some() || !is_header(line)).then(|| super::parse(line))
+}
+
+fn is_comment(line: &str) -> bool {
+    ["#", "//", ";"].iter().any(|mark| line.starts_with(mark))
 }
 
 /// A line as text. Names may be in any encoding; everything else must be UTF-8, or a credential would change silently.
@@ -273,6 +280,8 @@ mod tests {
     fn a_line_without_end_costs_one_line() {
         let body = format!("trojan://a@h.example#one\ntrojan://{}\ntrojan://b@h.example#two\n", "x".repeat(10 << 20));
         assert_eq!(lines(&parse(body.as_bytes())), (vec![(1, "one"), (3, "two")], vec![2]));
+        let comment = format!("# {}\ntrojan://b@h.example#two\n", "x".repeat(1 << 20));
+        assert_eq!(lines(&parse(comment.as_bytes())), (vec![(2, "two")], vec![]));
         let long = format!("trojan://a@h.example#{}", "x".repeat(MAX_LINK_BYTES));
         assert!(parse(long.as_bytes()).refused[0].reason.to_string().contains("at most 65536"));
     }
