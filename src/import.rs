@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::config::ConfigId;
 use crate::engine::process::machine_id;
 use crate::event::SessionStatus;
-use crate::link::subscription::{Item, Place, Reason, Refusals, Refused, each, each_line};
+use crate::link::subscription::{Item, Place, Reason, Refusals, Refused, each, each_line, is_configuration};
 use crate::link::{looks_like_subscription_url, split_scheme};
 use crate::net::fetch::{self, FetchError, Route};
 use crate::net::url::Url;
@@ -197,8 +197,11 @@ pub fn refusal(refused: &Refused) -> Value {
 }
 
 /// Links that were pasted into one text. A name may have spaces and the address of a web site in it, so that a new
-/// link begins only where a word looks like the link of a proxy.
+/// link begins only where a word looks like the link of a proxy. A configuration stays as it is.
 pub fn one_a_line(text: &str) -> String {
+    if is_configuration(text.as_bytes()) {
+        return text.to_owned();
+    }
     let mut lines = String::with_capacity(text.len() + 1);
     for line in text.lines().map(str::trim) {
         let mut begin = 0;

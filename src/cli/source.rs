@@ -169,5 +169,7 @@ mod tests {
         let pasted = "trojan://a@h:1#one\ttrojan://b@h:2#my  node https://t.me/x http://u:p@h:3\nss://c@h:4";
         let lines = "trojan://a@h:1#one\ntrojan://b@h:2#my  node https://t.me/x\nhttp://u:p@h:3\nss://c@h:4\n";
         assert_eq!(Source::of(pasted), Source::Links(lines.into()));
+        let yaml = "proxies:\n  - name: a://b\n    type: ss\n";
+        assert_eq!(Source::of(yaml), Source::Links(yaml.into()));
     }
 }

@@ -211,6 +211,11 @@ fn format(text: &[u8]) -> Format {
     }
 }
 
+/// Whether a text is the configuration of another program, in which white space and words mean what they mean there.
+pub fn is_configuration(text: &[u8]) -> bool {
+    matches!(format(without_mark(text)), Format::Json | Format::Clash)
+}
+
 /// Whether a text that goes on after `head` is a list of lines, which can be read without having all of it.
 pub fn is_lines(head: &[u8]) -> bool {
     let head = without_mark(head);
