@@ -58,8 +58,9 @@ impl Import {
     }
 
     fn import(&self, cli: &mut Cli, source: &Source<'_>) -> Result<(), CliError> {
-        let mut opened = source.open()?;
+        let opened = source.open()?;
         let (paths, mut store) = cli.store()?;
+        let mut opened = opened.settled(source, paths.root())?;
         let bar = Bar::new(opened.bytes());
         let done = import::add(&mut store, opened.links(), &source.name(), &mut |read| bar.at(read));
         bar.end();

@@ -1,7 +1,10 @@
 //! What `parse` and `import` read: links from the command line, a file, standard input, or addresses to fetch.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, Write};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::error::CliError;
 use crate::import::{Links, one_a_line};
@@ -134,6 +137,32 @@ pub(super) enum Opened {
 }
 
 impl Opened {
+    /// The same, with all of its bytes there: an import holds the database from its first link to its last, and must not
+    /// wait for a slow writer meanwhile. What comes through a pipe goes into a file without a name in `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or there is no room in `dir`.
+    pub(super) fn settled(self, source: &Source<'_>, dir: &Path) -> Result<Self, CliError> {
+        let Self::Lines { mut reader, bytes: None } = self else { return Ok(self) };
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = file.map(File::from).map_err(|error| unwritten(dir, error.into()))?;
+        let mut bytes = 0;
+        loop {
+            // Not std's copy: which side failed is what a person needs to know.
+            let part = reader.fill_buf().map_err(|error| CliError::Read { what: source.name(), source: error })?;
+            if part.is_empty() {
+                break;
+            }
+            file.write_all(part).map_err(|error| unwritten(dir, error))?;
+            let taken = part.len();
+            bytes += taken;
+            reader.consume(taken);
+        }
+        file.rewind().map_err(|error| unwritten(dir, error))?;
+        Ok(Self::Lines { reader: Box::new(BufReader::new(file)), bytes: Some(bytes) })
+    }
+
     /// How long it is, where that is known.
     pub(super) fn bytes(&self) -> Option<usize> {
         match self {
@@ -149,6 +178,10 @@ impl Opened {
             Self::Lines { reader, .. } => Links::Lines(reader),
         }
     }
+}
+
+fn unwritten(dir: &Path, source: std::io::Error) -> CliError {
+    CliError::Write { what: format!("the links to a file in {}", dir.display()), source }
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! `import`: what is stored, what is refused and how that is told, at any size.
 
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use crate::root::{Root, finish, link};
@@ -63,6 +68,49 @@ fn more_lines_than_fit_a_body_are_imported() {
     // Decoding has to have all of a link, and a configuration is no list.
     root.run_with(&["import", "-"], STANDARD.encode(&body).as_bytes()).failed(1, "16 MiB");
     root.run_with(&["parse", "-"], body.as_bytes()).failed(1, "16 MiB");
+}
+
+/// Whether somebody writes to the database.
+fn is_locked(root: &Root) -> bool {
+    let Ok(connection) = Connection::open_with_flags(root.path().join("xrat.db"), OpenFlags::SQLITE_OPEN_READ_WRITE)
+    else {
+        return false;
+    };
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err()
+}
+
+#[test]
+fn a_slow_writer_does_not_keep_the_database() {
+    let root = Root::with_configs();
+    let mut command = root.command(&["import", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let filler = "x".repeat(1000);
+    for number in 0..8_000 {
+        writeln!(stdin, "{}{filler}", link("n", &format!("h{number}.example"))).unwrap();
+    }
+    // More than the pipe holds was taken, so that the import is under way; the rest is withheld.
+    assert!(!is_locked(&root));
+    root.run(&["disable", "1"]).ok();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "8000 added, 0 already known, 0 refused\n");
+}
+
+#[test]
+fn a_killed_import_stores_nothing() {
+    let root = Root::with_configs();
+    let lines = (0..60_000).map(|number| link("n", &format!("h{number}.example")) + "\n");
+    let file = root.file("links", lines.collect::<String>());
+    let mut child = root.command(&["import", &file]).stdout(Stdio::null()).spawn().unwrap();
+    while !is_locked(&root) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(root.enabled(), ["one", "two", "Other"]);
+    assert_eq!(root.run(&["import", &file]).ok().out, "60000 added, 0 already known, 0 refused\n");
 }
 
 #[test]
