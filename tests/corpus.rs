@@ -7,8 +7,11 @@ mod lab;
 
 use std::fs;
 
+/// What must hold for an input.
+type Check = fn(&[u8]);
+
 /// Targets that are no scheme of links.
-const OTHERS: &[(&str, fn(&[u8]))] =
+const OTHERS: &[(&str, Check)] =
     &[("subscription", checks::subscription), ("wire", checks::wire), ("settings", checks::settings)];
 
 #[test]
