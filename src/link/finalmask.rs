@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value};
 
 use super::error::LinkError;
+use super::text;
 use super::transport::header_name;
 use super::url::{Param, Params};
 
@@ -47,6 +48,11 @@ pub(super) fn kcp(
     Ok((masked_header, masked_seed))
 }
 
+/// Whether a text can stand in a link as a parameter.
+fn fits(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && text::no_control(text).is_ok()
+}
+
 enum Kcp {
     Header(&'static str),
     Hide(Option<String>),
@@ -54,11 +60,14 @@ enum Kcp {
 
 fn kcp_mask(mask: &Value) -> Option<Kcp> {
     let (kind, settings) = kind(mask)?;
-    let text = |key: &str| settings.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text = |key: &str| settings.get(key).and_then(Value::as_str).filter(|text| fits(text)).map(str::to_owned);
+    // Said, and nothing that can be kept.
+    let lost = |key: &str| settings.get(key).is_some_and(|value| value != "") && text(key).is_none();
     match kind {
         "mkcp-original" if settings.is_empty() => Some(Kcp::Hide(None)),
         "mkcp-aes128gcm" => only(settings, &["password"]).and_then(|_| Some(Kcp::Hide(Some(text("password")?)))),
         "mkcp-legacy" => match (only(settings, &["header", "value"])?, text("header"), text("value")) {
+            _ if lost("header") || lost("value") => None,
             (_, None, seed) => Some(Kcp::Hide(seed)),
             (_, Some(header), None) => Some(Kcp::Header(header_name(&header)?)),
             _ => None,
@@ -95,7 +104,7 @@ fn hysteria_mask(object: &Map<String, Value>) -> Option<HysteriaMask> {
         None | Some(Some([])) => {}
         Some(Some([mask])) => {
             let (kind, settings) = kind(mask)?;
-            let password = settings.get("password").and_then(Value::as_str).filter(|password| !password.is_empty());
+            let password = settings.get("password").and_then(Value::as_str).filter(|password| fits(password));
             found.salamander = Some(password.filter(|_| kind == "salamander")?.to_owned());
         }
         Some(_) => return None,

@@ -42,8 +42,9 @@ pub(super) fn build(
     password: Option<String>,
     params: &Params<'_>,
 ) -> Result<Config, LinkError> {
+    let (username, password) = socks::user(username, password)?;
     let (transport, security) = socks::plain_tcp(params)?;
-    Ok(place.node(Protocol::Http { username, password: password.map(Secret::new) }, transport, security))
+    Ok(place.node(Protocol::Http { username, password }, transport, security))
 }
 
 /// Writes what [`parse`] reads.

@@ -37,6 +37,11 @@ pub(super) fn build(
     auth: String,
     params: &Params<'_>,
 ) -> Result<Config, LinkError> {
+    text::no_control(&auth).map_err(|expected| LinkError::Invalid {
+        field: "auth",
+        value: Shown::hidden(),
+        expected,
+    })?;
     let mask = finalmask::hysteria(params)?;
     let masked = |field: Option<&String>, check: fn(&str) -> Result<Ports, Expected>| {
         let invalid = |expected| LinkError::Invalid { field: "fm", value: Shown::hidden(), expected };

@@ -17,13 +17,6 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     {
         let (user, endpoint) = decoded.rsplit_once('@').unwrap_or(("", &decoded));
         let (username, password) = user.split_once(':').unwrap_or((user, ""));
-        if user.chars().any(char::is_control) {
-            return Err(LinkError::Invalid {
-                field: "username",
-                value: Shown::hidden(),
-                expected: "no control characters",
-            });
-        }
         let place = tail.place(&Authority::endpoint(endpoint), None)?;
         return build(place, some(username), some(password), &tail.params);
     }
@@ -49,8 +42,24 @@ pub(super) fn build(
     password: Option<String>,
     params: &Params<'_>,
 ) -> Result<Config, LinkError> {
+    let (username, password) = user(username, password)?;
     let (transport, security) = plain_tcp(params)?;
-    Ok(place.node(Protocol::Socks { username, password: password.map(Secret::new) }, transport, security))
+    Ok(place.node(Protocol::Socks { username, password }, transport, security))
+}
+
+/// User name and password that a link can hold.
+pub(super) fn user(
+    username: Option<String>,
+    password: Option<String>,
+) -> Result<(Option<String>, Option<Secret>), LinkError> {
+    for (field, value) in [("username", &username), ("password", &password)] {
+        text::no_control(value.as_deref().unwrap_or_default()).map_err(|expected| LinkError::Invalid {
+            field,
+            value: Shown::hidden(),
+            expected,
+        })?;
+    }
+    Ok((username, password.map(Secret::new)))
 }
 
 /// What carries and protects a proxy of the kinds that know no other transport.

@@ -61,6 +61,11 @@ pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, Expected> {
     Ok(text)
 }
 
+/// Refuses a credential that no link can hold.
+pub(super) fn no_control(value: &str) -> Result<(), Expected> {
+    if value.chars().any(char::is_control) { Err("no control characters") } else { Ok(()) }
+}
+
 /// Applies a check, and once more to what a second decoding gives: for values in which no `%` can be meant.
 pub(super) fn again<T>(value: &str, check: impl Fn(&str) -> Result<T, Expected>) -> Result<T, Expected> {
     check(value).or_else(|expected| match decode(value) {

@@ -347,7 +347,7 @@ impl<'a> Params<'a> {
             let raw = entry.value.trim();
             let decoded = match entry.form {
                 Form::Encoded => text::decode(raw),
-                Form::Plain => no_control(raw),
+                Form::Plain => text::no_control(raw).map(|()| Cow::Borrowed(raw)),
                 Form::Structure => Err("a string or a number"),
             };
             let value =
@@ -364,10 +364,6 @@ impl<'a> Params<'a> {
         }
         Ok(found)
     }
-}
-
-fn no_control(text: &str) -> Result<Cow<'_, str>, text::Expected> {
-    if text.chars().any(char::is_control) { Err("no control characters") } else { Ok(Cow::Borrowed(text)) }
 }
 
 /// The parameters of a link that is being written.
