@@ -1,12 +1,15 @@
 //! Links from anywhere into the store: what the command line and the session bus do alike.
 
+use std::io::{self, BufRead};
+use std::ops::ControlFlow;
+
 use chrono::Utc;
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::ConfigId;
 use crate::engine::process::machine_id;
 use crate::event::SessionStatus;
-use crate::link::subscription::{Parsed, Refused};
+use crate::link::subscription::{Item, Place, Reason, Refusals, Refused, each, each_line, is_configuration};
 use crate::link::{looks_like_subscription_url, split_scheme};
 use crate::net::fetch::{self, FetchError, Route};
 use crate::net::url::Url;
@@ -20,13 +23,24 @@ pub enum ImportError {
     #[error("{0} is empty: it has no links")]
     NoLinks(String),
     /// A source whose every line was refused.
-    #[error("nothing was imported from {what}: {reason}")]
+    #[error("nothing was imported from {what}: {}", .refused.one_sentence())]
     AllRefused {
         /// The source.
         what: String,
-        /// Why its only line was refused, or how many were.
-        reason: String,
+        /// What was in it.
+        refused: Box<Refusals>,
     },
+    /// A source that cannot be read to its end.
+    #[error("cannot read {what}: {source}")]
+    Read {
+        /// The source.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// An address that cannot be fetched.
     #[error("cannot fetch the subscription from {host}: {direct}{}", .tunnelled.as_ref().map(|error| format!("; through the running session: {error}")).unwrap_or_default())]
     Fetch {
@@ -39,58 +53,155 @@ pub enum ImportError {
     },
 }
 
-/// Whether at least one line of a body is a config.
-///
-/// # Errors
-/// When there is none, with the reason; `what` is what the body came from.
-pub fn has_links(parsed: &Parsed, what: String) -> Result<(), ImportError> {
-    match parsed.refused.as_slice() {
-        _ if !parsed.configs.is_empty() => Ok(()),
-        [] => Err(ImportError::NoLinks(what)),
-        [one] => Err(ImportError::AllRefused { what, reason: one.reason.to_string() }),
-        all => Err(ImportError::AllRefused { what, reason: format!("all {} lines were refused", all.len()) }),
-    }
+/// Where links come from.
+pub enum Links<'a> {
+    /// A whole body, in any format.
+    Body(&'a [u8]),
+    /// Plain lines, which need not fit into memory.
+    Lines(&'a mut dyn BufRead),
 }
 
-/// Stores the configs of links that belong to no subscription.
+/// What an import did.
+#[derive(Debug)]
+pub struct Done {
+    /// What is stored.
+    pub imported: Imported,
+    /// What is not.
+    pub refused: Refusals,
+}
+
+/// Whether there is a node in a body: reads it up to the first.
 ///
 /// # Errors
-/// Nothing is stored then.
-pub fn add(store: &mut Store, parsed: &Parsed) -> Result<Imported, StoreError> {
-    store.import(&nodes(parsed), None, None, Utc::now())
+/// When there is none, with what was refused; `what` is what the body came from.
+pub fn check(body: &[u8], what: &str) -> Result<(), ImportError> {
+    let mut refused = Refusals::default();
+    let flow = each(body, &mut |Item { place, outcome, .. }| match outcome {
+        Ok(_) => ControlFlow::Break(()),
+        Err(reason) => {
+            refused.push(Refused { place, reason });
+            ControlFlow::Continue(())
+        }
+    });
+    if flow.is_break() { Ok(()) } else { Err(nothing(what, refused)) }
+}
+
+/// Stores the configs of links that belong to no subscription, as they are read: `progress` is told how many bytes of
+/// the source were.
+///
+/// # Errors
+/// Nothing is stored then, also when there is no node at all.
+pub fn add(
+    store: &mut Store,
+    links: Links<'_>,
+    what: &str,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Done, ImportError> {
+    feed(store, links, what, None, None, progress)
 }
 
 /// Makes the membership of a subscription what its body says; the active config is kept.
 ///
 /// # Errors
-/// When the database cannot be read or written.
-pub fn update(store: &mut Store, id: SubscriptionId, parsed: &Parsed) -> Result<Imported, StoreError> {
-    let (now, keep) = (Utc::now(), store.active_config(&machine_id())?);
-    let imported = store.import(&nodes(parsed), Some(id), keep, now)?;
-    store.subscription_updated(id, Ok(now))?;
-    Ok(imported)
+/// Nothing is stored then, also when there is no node at all: that is how an outage looks.
+pub fn update(
+    store: &mut Store,
+    id: SubscriptionId,
+    body: &[u8],
+    what: &str,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Done, ImportError> {
+    let keep = store.active_config(&machine_id())?;
+    let done = feed(store, Links::Body(body), what, Some(id), keep, progress)?;
+    store.subscription_updated(id, Ok(Utc::now()))?;
+    Ok(done)
 }
 
-/// The result for a program: every id, every refused line.
-pub fn result(subscription: Option<SubscriptionId>, imported: &Imported, refused: &[Refused]) -> Value {
-    let refused: Vec<_> =
-        refused.iter().map(|one| json!({ "line": one.line, "reason": one.reason.to_string() })).collect();
+fn feed(
+    store: &mut Store,
+    links: Links<'_>,
+    what: &str,
+    subscription: Option<SubscriptionId>,
+    keep: Option<ConfigId>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Done, ImportError> {
+    let mut refused = Refusals::default();
+    let imported = store.import(subscription, keep, Utc::now(), |importing| {
+        let mut failed = None;
+        let mut sink = |Item { place, read, outcome }| {
+            progress(read);
+            match outcome {
+                Ok(config) => {
+                    if let Err(error) = importing.add(&config) {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+                Err(reason) => refused.push(Refused { place, reason }),
+            }
+            ControlFlow::Continue(())
+        };
+        let read = match links {
+            Links::Body(body) => Ok(each(body, &mut sink)),
+            Links::Lines(reader) => each_line(reader, &mut sink),
+        };
+        // A break is the sink's own.
+        let _ = read.map_err(|source| ImportError::Read { what: what.to_owned(), source })?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None if importing.is_empty() => Err(nothing(what, std::mem::take(&mut refused))),
+            None => Ok(()),
+        }
+    })?;
+    Ok(Done { imported, refused })
+}
+
+fn nothing(what: &str, refused: Refusals) -> ImportError {
+    let what = what.to_owned();
+    if refused.total() == 0 {
+        ImportError::NoLinks(what)
+    } else {
+        ImportError::AllRefused { what, refused: Box::new(refused) }
+    }
+}
+
+/// The result for a program: every id, and the refused lines.
+pub fn result(subscription: Option<SubscriptionId>, imported: &Imported, refused: &Refusals) -> Value {
     json!({
         "subscription_id": subscription,
         "added": imported.added,
         "known": imported.known,
         "gone": imported.gone,
-        "refused": refused,
+        "refused": refused.list().iter().map(refusal).collect::<Vec<_>>(),
+        "refused_total": refused.total(),
+        "refused_reasons": reasons(refused),
     })
 }
 
-fn nodes(parsed: &Parsed) -> Vec<Config> {
-    parsed.configs.iter().map(|(_, config)| config.clone()).collect()
+/// Why lines were refused, the most frequent reason first.
+pub fn reasons(refused: &Refusals) -> Vec<Value> {
+    let value = |reason: Reason| {
+        let first: Vec<_> = reason.places.iter().map(ToString::to_string).collect();
+        json!({ "reason": reason.text, "count": reason.count, "first": first })
+    };
+    refused.reasons().into_iter().map(value).collect()
+}
+
+/// One refused line, or node where all are one line.
+pub fn refusal(refused: &Refused) -> Value {
+    let reason = refused.reason.to_string();
+    match refused.place {
+        Place::Line(number) => json!({ "line": number, "reason": reason }),
+        Place::Node(number) => json!({ "node": number, "reason": reason }),
+    }
 }
 
 /// Links that were pasted into one text. A name may have spaces and the address of a web site in it, so that a new
-/// link begins only where a word looks like the link of a proxy.
+/// link begins only where a word looks like the link of a proxy. A configuration stays as it is.
 pub fn one_a_line(text: &str) -> String {
+    if is_configuration(text.as_bytes()) {
+        return text.to_owned();
+    }
     let mut lines = String::with_capacity(text.len() + 1);
     for line in text.lines().map(str::trim) {
         let mut begin = 0;

@@ -12,7 +12,6 @@ use futures::future::{Either, select};
 use crate::command::Command;
 use crate::event::{Event, State};
 use crate::import::{self, ImportError};
-use crate::link::subscription::parse;
 use crate::net::url::{Url, UrlError};
 use crate::paths::Paths;
 use crate::settings::Settings;
@@ -187,9 +186,8 @@ async fn update(paths: &Paths, settings: &Settings, row: &SubscriptionRow) -> Re
     let body = import::download(&url, &settings.subscriptions.user_agent, session, || ()).await?;
     let id = row.subscription_id;
     in_store(paths.database(), move |store| {
-        let parsed = parse(&body);
-        import::has_links(&parsed, format!("the subscription from {url}"))?;
-        Ok((import::update(store, id, &parsed)?, parsed.refused.len()))
+        let done = import::update(store, id, &body, &format!("the subscription from {url}"), &mut |_| ())?;
+        Ok((done.imported, done.refused.total()))
     })
     .await
 }

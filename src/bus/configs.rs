@@ -18,9 +18,9 @@ use super::values::{self, Dict};
 use super::{CALL_TIMEOUT, Shared, job};
 use crate::command::Command;
 use crate::config::{ConfigId, Secret};
-use crate::import::{self, ImportError};
+use crate::import::{self, ImportError, Links};
 use crate::link::looks_like_subscription_url;
-use crate::link::subscription::{Refused, parse};
+use crate::link::subscription::Refusals;
 use crate::net::fetch::MAX_BODY;
 use crate::net::url::Url;
 use crate::probe::batch;
@@ -67,7 +67,8 @@ impl Configs {
 
     /// Stores the configs of links, one a line, or of their base64, or of the subscription at an http(s) address, which
     /// is fetched within 18 s. There are no options yet. The result has added, known and gone (ids, ax), refused (with
-    /// line and reason, aa{sv}), and subscription_id where there is one.
+    /// line or node, and reason, aa{sv}), refused_total, refused_reasons (with reason, count and first, aa{sv}), and
+    /// subscription_id where there is one.
     #[zbus(out_args("result"))]
     async fn import(&self, text_or_url: &str, options: Dict) -> Result<Dict, Error> {
         let work = async {
@@ -82,10 +83,10 @@ impl Configs {
             for (name, ids) in [("added", &imported.added), ("known", &imported.known), ("gone", &imported.gone)] {
                 values::put(&mut result, name, ids.iter().map(|id| id.0).collect::<Vec<_>>());
             }
-            let refused = refused
-                .iter()
-                .map(|one| values::dict(&serde_json::json!({ "line": one.line, "reason": one.reason.to_string() })));
-            values::put(&mut result, "refused", refused.collect::<Vec<_>>());
+            let lines = refused.list().iter().map(|one| values::dict(&import::refusal(one)));
+            values::put(&mut result, "refused", lines.collect::<Vec<_>>());
+            let reasons = import::reasons(&refused);
+            values::put(&mut result, "refused_reasons", reasons.iter().map(values::dict).collect::<Vec<_>>());
             Ok(result)
         };
         self.0.answer(work).await
@@ -135,7 +136,7 @@ impl Configs {
 }
 
 /// What an import stored, and what it refused.
-type Stored = (Option<SubscriptionId>, Imported, Vec<Refused>);
+type Stored = (Option<SubscriptionId>, Imported, Refusals);
 
 impl Configs {
     /// Works on the database, beside the supervisor as another process would.
@@ -159,9 +160,9 @@ impl Configs {
             return Err(Error::BadRequest(text));
         }
         self.store(move |store| {
-            let parsed = parse(import::one_a_line(&text).as_bytes());
-            import::has_links(&parsed, "the text".to_owned())?;
-            Ok((None, import::add(store, &parsed)?, parsed.refused))
+            let lines = import::one_a_line(&text);
+            let done = import::add(store, Links::Body(lines.as_bytes()), "the text", &mut |_| ())?;
+            Ok((None, done.imported, done.refused))
         })
         .await
     }
@@ -181,10 +182,10 @@ impl Configs {
         };
         let what = format!("the subscription from {url}");
         self.store(move |store| {
-            let parsed = parse(&body);
-            import::has_links(&parsed, what)?;
+            import::check(&body, &what)?;
             let id = store.subscribe(&Secret::new(text.as_str()), Utc::now())?;
-            Ok((Some(id), import::update(store, id, &parsed)?, parsed.refused))
+            let done = import::update(store, id, &body, &what, &mut |_| ())?;
+            Ok((Some(id), done.imported, done.refused))
         })
         .await
     }
@@ -218,7 +219,9 @@ impl From<ImportError> for Error {
     fn from(error: ImportError) -> Self {
         match error {
             ImportError::NoLinks(_) | ImportError::AllRefused { .. } => Self::BadRequest(error.to_string()),
-            ImportError::Fetch { .. } => Self::Internal(error.to_string()),
+            ImportError::Fetch { .. } | ImportError::Read { .. } | ImportError::Store(_) => {
+                Self::Internal(error.to_string())
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::render::{Cell, Tone};
-use super::{Cli, active, notify, parse, render};
+use super::{Cli, active, notify, parse, qr, render};
 use crate::config::ConfigId;
-use crate::link::{self, Fields, is_unprintable};
+use crate::link::{self, is_unprintable};
 use crate::store::{ConfigRow, Disabled, FindError, Sort, Store};
 
 /// Stands for a credential.
@@ -107,6 +107,14 @@ pub(super) struct Show {
     #[argh(switch)]
     link: bool,
 
+    /// draw the share link as a QR code, for the camera of a phone
+    #[argh(switch)]
+    qr: bool,
+
+    /// draw it also where standard output is no terminal, or a narrow one
+    #[argh(switch)]
+    force: bool,
+
     /// print the config as JSON
     #[argh(switch)]
     json: bool,
@@ -121,13 +129,22 @@ impl Show {
     pub(super) fn run(self, cli: &mut Cli) -> Result<(), CliError> {
         let (_, store) = cli.store()?;
         let row = find(&store, &self.id)?;
-        if self.link && !self.json {
-            writeln!(cli.out, "{}", link::write(&row.config))?;
+        if self.qr && self.json {
+            return Err(CliError::Usage("--qr and --json do not go together".to_owned()));
+        }
+        if (self.link || self.qr) && !self.json {
+            let link = link::write(&row.config);
+            if self.qr {
+                qr::draw(&mut cli.out, &link, self.force)?;
+            }
+            if self.link {
+                writeln!(cli.out, "{link}")?;
+            }
             return Ok(());
         }
         let mut fields = link::fields(&row.config);
         if !self.reveal {
-            mask(&mut fields);
+            fields.secrets().for_each(|secret| MASK.clone_into(secret));
         }
         if self.json {
             let mut value = row.summary();
@@ -152,14 +169,6 @@ impl Show {
             rows.push(("last test".to_owned(), format!("{result} ({})", render::time(test.at))));
         }
         Ok(render::fields(&mut cli.out, &rows)?)
-    }
-}
-
-/// Hides what gives access to the node. A user name is often a token.
-fn mask(fields: &mut Fields) {
-    let secrets = [&mut fields.uuid, &mut fields.password, &mut fields.username, &mut fields.plugin];
-    for secret in secrets.into_iter().flatten() {
-        MASK.clone_into(secret);
     }
 }
 

@@ -109,6 +109,14 @@ pub(super) enum CliError {
         /// What is read at most.
         limit_mib: usize,
     },
+    /// A link that no QR code can hold.
+    #[error("the link has {bytes} bytes, and a QR code holds {limit} at most: 'xrat show ID --link' prints it")]
+    TooLongForQr {
+        /// Bytes of the link.
+        bytes: usize,
+        /// Bytes of the largest code.
+        limit: usize,
+    },
     /// Nothing could be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -220,6 +228,7 @@ impl CliError {
             | Self::Write { .. }
             | Self::NoSource(_)
             | Self::TooLarge { .. }
+            | Self::TooLongForQr { .. }
             | Self::Import(_)
             | Self::Client(_)
             | Self::StartDaemon { .. }

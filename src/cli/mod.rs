@@ -21,6 +21,7 @@ mod manual;
 mod notify;
 mod parse;
 mod proxy;
+mod qr;
 mod render;
 mod service;
 mod source;

@@ -10,7 +10,7 @@ use super::source::Source;
 use super::{Cli, render};
 use crate::config::Config;
 use crate::import::ImportError;
-use crate::link::subscription::Refused;
+use crate::link::subscription::{Place, Refused};
 use crate::link::{self, Fields};
 
 /// The order in which people read the fields; a field that is not here comes after them.
@@ -23,12 +23,23 @@ const ORDER: &[&str] = &[
     "username",
     "password",
     "method",
+    "alter_id",
     "plugin",
+    "encryption",
     "flow",
+    "secret_key",
+    "ports",
+    "hop_secs",
+    "obfs",
+    "obfs_password",
     "network",
+    "header_type",
     "host",
     "path",
     "service_name",
+    "mode",
+    "seed",
+    "extra",
     "security",
     "sni",
     "alpn",
@@ -64,12 +75,12 @@ impl Parse {
         }
         let single = parsed.configs.len() + parsed.refused.len() == 1;
         let failed = !parsed.refused.is_empty();
-        let mut links: Vec<(usize, Result<Config, Refused>)> =
-            parsed.configs.into_iter().map(|(line, config)| (line, Ok(config))).collect();
-        links.extend(parsed.refused.into_iter().map(|refused| (refused.line, Err(refused))));
-        links.sort_by_key(|(line, _)| *line);
+        let mut links: Vec<(Place, Result<Config, Refused>)> =
+            parsed.configs.into_iter().map(|(place, config)| (place, Ok(config))).collect();
+        links.extend(parsed.refused.into_iter().map(|refused| (refused.place, Err(refused))));
+        links.sort_by_key(|(place, _)| *place);
         let mut first = true;
-        for (line, link) in links {
+        for (place, link) in links {
             match link {
                 Ok(config) if self.json => render::json(&mut cli.out, &link::fields(&config))?,
                 Ok(config) => {
@@ -82,7 +93,7 @@ impl Parse {
                     render::json(&mut cli.out, &json!({ "error": refused.reason.to_string() }))?;
                 }
                 Err(refused) if single => render::note(&format!("Error: {}", refused.reason)),
-                Err(refused) => render::note(&format!("Error: line {line}: {}", refused.reason)),
+                Err(refused) => render::note(&format!("Error: {place}: {}", refused.reason)),
             }
         }
         if failed { Err(CliError::Told) } else { Ok(()) }

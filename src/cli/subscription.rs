@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::render::{Cell, Tone};
 use super::{Cli, active, download, import, notify, render};
-use crate::import::{has_links, update};
-use crate::link::subscription::{Refused, parse};
+use crate::import::{Done, ImportError, update};
+use crate::link::subscription::Refusals;
 use crate::net::url::Url;
 use crate::settings::Settings;
 use crate::store::{Imported, Store, SubscriptionId, SubscriptionRow};
@@ -105,7 +105,7 @@ struct Update {
     #[argh(switch)]
     json: bool,
 
-    /// tell every line that was refused, not only the first 20
+    /// tell every line that was refused, not only the reasons
     #[argh(switch)]
     verbose: bool,
 
@@ -128,12 +128,12 @@ impl Update {
         let mut result = Ok(());
         for row in rows {
             match fetch(&mut store, &settings, &row) {
-                Ok((imported, refused)) => {
+                Ok(Done { imported, refused }) => {
                     notify::configs_changed(&paths);
                     self.tell(cli, &row, &imported, &refused)?;
                 }
                 // What the database says of one, it says of all.
-                Err(error @ CliError::Store(_)) => return Err(error),
+                Err(error @ (CliError::Store(_) | CliError::Import(ImportError::Store(_)))) => return Err(error),
                 Err(error) => {
                     store.subscription_updated(row.subscription_id, Err(&error.to_string()))?;
                     if self.json {
@@ -153,23 +153,22 @@ impl Update {
         cli: &mut Cli,
         row: &SubscriptionRow,
         imported: &Imported,
-        refused: &[Refused],
+        refused: &Refusals,
     ) -> Result<(), CliError> {
         if self.json {
             return import::tell_json(cli, Some(row.subscription_id), imported, refused);
         }
-        let summary = import::summary(imported, refused.len());
+        let summary = import::summary(imported, refused.total());
         writeln!(cli.out, "subscription {} ({}): {summary}", row.subscription_id.0, host(row))?;
         import::tell_refused(cli, refused, self.verbose)
     }
 }
 
 /// Fetches and stores; a body without a single config changes nothing, because that is how an outage looks.
-fn fetch(store: &mut Store, settings: &Settings, row: &SubscriptionRow) -> Result<(Imported, Vec<Refused>), CliError> {
+fn fetch(store: &mut Store, settings: &Settings, row: &SubscriptionRow) -> Result<Done, CliError> {
     let url = Url::parse(row.url.reveal())?;
-    let parsed = parse(&download::subscription(&url, settings, store)?);
-    has_links(&parsed, format!("the subscription from {url}"))?;
-    Ok((update(store, row.subscription_id, &parsed)?, parsed.refused))
+    let body = download::subscription(&url, settings, store)?;
+    Ok(update(store, row.subscription_id, &body, &format!("the subscription from {url}"), &mut |_| ())?)
 }
 
 /// Remove a subscription and the configs that only it had, but for the one in use.

@@ -103,10 +103,27 @@ pub enum LinkError {
     SubscriptionUrl,
     /// The whole body of a subscription is in a format that cannot be read.
     #[error(
-        "the subscription is {format}, which is not supported yet by xrat: expected one link a line, or the base64 of such lines"
+        "the subscription is {format}: expected links, one a line, their base64, or nodes of Clash, sing-box, Xray or SIP008"
     )]
     Body {
         /// The format that was recognised.
         format: &'static str,
     },
+}
+
+impl LinkError {
+    /// The sentence without what is different in each link, so that refusals can be counted by it.
+    pub fn class(&self) -> String {
+        match self {
+            Self::Invalid { field, expected, .. } => format!("{field} is not valid: expected {expected}"),
+            Self::Conflict { field, .. } => format!("{field} is given twice, with different values"),
+            Self::TooLong { limit, .. } => format!("the link is too long: expected at most {limit} bytes"),
+            // What cannot be done is the reason itself: which scheme, which transport.
+            Self::Unsupported { .. }
+            | Self::Missing { .. }
+            | Self::NotALink
+            | Self::SubscriptionUrl
+            | Self::Body { .. } => self.to_string(),
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! `http://` and `https://` as proxies: `user:pass@host:port`, the second with TLS between client and proxy.
 
 use super::error::LinkError;
-use super::url::{Query, Tail};
-use super::{node, security, socks, text};
-use crate::config::{Config, Protocol, Secret, Security, Transport};
+use super::url::{Params, Query, Tail};
+use super::{Place, security, socks, text};
+use crate::config::{Config, Protocol, Secret, Security};
 
 /// The parameters a proxy's link may have; any other makes it the address of a page.
 const PARAMETERS: &[&str] =
@@ -27,13 +27,24 @@ pub(super) fn parse(rest: &str, tls: bool) -> Result<Config, LinkError> {
     if is_page(rest) {
         return Err(LinkError::SubscriptionUrl);
     }
-    let tail = Tail::split(rest);
+    let mut tail = Tail::split(rest);
     let authority = tail.authority(false)?;
     let (username, password) = socks::user_and_password(&authority)?;
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let security = if tls { Security::Tls(security::tls(&tail.params)?) } else { Security::None };
-    let protocol = Protocol::Http { username, password: password.map(Secret::new) };
-    Ok(node(tail.name(), address, port, protocol, Transport::Tcp { http_header: None }, security))
+    let place = tail.place(&authority, None)?;
+    tail.params.push("security", Some("scheme"), if tls { "tls" } else { "none" }.to_owned());
+    build(place, username, password, &tail.params)
+}
+
+/// Puts a node together.
+pub(super) fn build(
+    place: Place,
+    username: Option<String>,
+    password: Option<String>,
+    params: &Params<'_>,
+) -> Result<Config, LinkError> {
+    let (username, password) = socks::user(username, password)?;
+    let (transport, security) = socks::plain_tcp(params)?;
+    Ok(place.node(Protocol::Http { username, password }, transport, security))
 }
 
 /// Writes what [`parse`] reads.

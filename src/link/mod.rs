@@ -1,8 +1,9 @@
 //! Share links and the bodies of subscriptions, decoded into [`Config`] and written back. Pure: no I/O.
 //!
-//! One file a scheme. To add one: a module with `parse` and `write`, its line in [`parse`] and in [`write()`], vectors in
-//! `tests/vectors/links.json`. What several schemes share is in `url` (the outer shape), `text` (checks of single
-//! values), `transport` and `security`.
+//! One file a scheme. To add one: a module with `parse`, `build` and `write`, its line in [`parse`] and in [`write()`],
+//! vectors in `tests/vectors`. What several schemes share is in `url` (the outer shape), `text` (checks of single values),
+//! `transport` (with `xhttp` and `finalmask`) and `security`; `dialect` has what other clients write instead. Each `build`
+//! takes the parameters of a URL, so that a VMess object and the nodes of `subscription` only name theirs like those.
 //!
 //! Two rules decide what is repaired and what is refused. A link that can be read in one way only is read in that way,
 //! however sloppy its spelling. A link that could connect to another place, or with less protection than meant, is
@@ -12,8 +13,10 @@ use std::num::NonZeroU16;
 
 use crate::config::{Config, Protocol, Security, Transport};
 
+mod dialect;
 mod error;
 mod fields;
+mod finalmask;
 mod http;
 mod hysteria2;
 mod security;
@@ -28,6 +31,7 @@ mod url;
 mod vless;
 mod vmess;
 mod wireguard;
+mod xhttp;
 
 pub use error::{LinkError, Shown};
 pub use fields::{Fields, fields};
@@ -51,6 +55,7 @@ const KNOWN_SCHEMES: &[&str] = &[
     "https",
     "hysteria",
     "hysteria2",
+    "hysteria2+realm",
     "hy2",
     "tuic",
     "wireguard",
@@ -65,7 +70,7 @@ const KNOWN_SCHEMES: &[&str] = &[
     "ssh",
 ];
 
-const SCHEMES: &str = "vless, vmess, trojan, ss, socks, http or https";
+const SCHEMES: &str = "vless, vmess, trojan, trojan-go, ss, hysteria2, hy2, tuic, wireguard, wg, socks, http or https";
 
 /// Decodes one share link.
 ///
@@ -76,12 +81,20 @@ pub fn parse(link: &str) -> Result<Config, LinkError> {
     if link.len() > MAX_LINK_BYTES {
         return Err(LinkError::TooLong { length: link.len(), limit: MAX_LINK_BYTES });
     }
-    let (scheme, rest) = split_scheme(link).ok_or(LinkError::NotALink)?;
+    let Some((scheme, rest)) = split_scheme(link) else {
+        // A whole link that was percent-encoded, as a parameter of another address is.
+        let decoded = text::decode(link).ok().filter(|decoded| split_scheme(decoded).is_some());
+        return decoded.map_or(Err(LinkError::NotALink), |decoded| parse(&decoded));
+    };
     match scheme.as_str() {
         "vless" => vless::parse(rest),
         "vmess" => vmess::parse(rest),
         "trojan" => trojan::parse(rest),
+        "trojan-go" => trojan::parse_go(rest),
         "ss" => shadowsocks::parse(rest),
+        "hysteria2" | "hy2" => hysteria2::parse(rest),
+        "tuic" => tuic::parse(rest),
+        "wireguard" | "wg" => wireguard::parse(rest),
         "socks" | "socks5" | "socks5h" => socks::parse(rest),
         "http" => http::parse(rest, false),
         "https" => http::parse(rest, true),
@@ -129,18 +142,22 @@ fn trim(link: &str) -> &str {
     link.trim_matches(|character: char| character.is_whitespace() || character == '\u{feff}')
 }
 
-/// Puts a config together; a node without a name is called by its address.
-fn node(
+/// What every node has, whatever it was written in.
+struct Place {
+    /// May be empty.
     name: String,
     address: String,
     port: NonZeroU16,
-    protocol: Protocol,
-    transport: Transport,
-    security: Security,
-) -> Config {
-    let mut config = Config { name, address, port, protocol, transport, security };
-    if config.name.is_empty() {
-        config.name = config.endpoint();
+}
+
+impl Place {
+    /// Puts a config together; a node without a name is called by its address.
+    fn node(self, protocol: Protocol, transport: Transport, security: Security) -> Config {
+        let Self { name, address, port } = self;
+        let mut config = Config { name, address, port, protocol, transport, security };
+        if config.name.is_empty() {
+            config.name = config.endpoint();
+        }
+        config
     }
-    config
 }

@@ -5,10 +5,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::error::LinkError;
+use super::error::{LinkError, Shown};
 use super::text::{self, Expected};
 use super::url::{Params, Query};
-use crate::config::{Reality, Security, Tls};
+use crate::config::{Reality, Security, Tls, Transport};
 
 /// Bytes of an X25519 public key.
 const X25519_BYTES: usize = 32;
@@ -46,10 +46,6 @@ pub(super) struct Rules {
 
 /// Reads `security` and the parameters that go with it; parameters of another security mean nothing and are dropped.
 pub(super) fn read(params: &Params<'_>, rules: Rules) -> Result<Security, LinkError> {
-    // finalmask wraps the whole stream: without it the server would not understand a byte.
-    if let Some(mask) = params.get(&["fm"])? {
-        return Err(mask.unsupported("a link without finalmask"));
-    }
     let silent =
         |params: &Params<'_>| if rules.tls_by_default { tls(params).map(Security::Tls) } else { Ok(Security::None) };
     let Some(security) = params.get(&["security"])? else { return silent(params) };
@@ -58,9 +54,21 @@ pub(super) fn read(params: &Params<'_>, rules: Rules) -> Result<Security, LinkEr
         "none" => Ok(Security::None),
         "tls" => tls(params).map(Security::Tls),
         "reality" if rules.reality => reality(params).map(Security::Reality),
-        "reality" => Err(security.unsupported("none or tls (reality only with vless)")),
+        "reality" => Err(security.unsupported("none or tls (reality only with vless and trojan)")),
         _ if rules.reality => Err(security.invalid("none, tls or reality")),
         _ => Err(security.invalid("none or tls")),
+    }
+}
+
+/// Holds REALITY to the transports that carry it.
+pub(super) fn fits(security: &Security, transport: &Transport) -> Result<(), LinkError> {
+    match (security, transport) {
+        (Security::Reality(_), Transport::Tcp { .. } | Transport::Grpc { .. } | Transport::Xhttp { .. }) => Ok(()),
+        (Security::Reality(_), other) => {
+            let expected = "tcp, grpc or xhttp, the transports that REALITY works over";
+            Err(LinkError::Invalid { field: "type", value: Shown::new(other.name()), expected })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -70,11 +78,9 @@ pub(super) fn tls(params: &Params<'_>) -> Result<Tls, LinkError> {
         sni: sni(params)?,
         alpn: params.get(&["alpn"])?.map(|param| param.check(alpn)).transpose()?.unwrap_or_default(),
         fingerprint: params.get(&["fp"])?.map(|param| param.check(fingerprint)).transpose()?,
-        allow_insecure: match params.get(&["allowInsecure", "insecure", "allow_insecure"])? {
-            Some(param) => param.check(flag)?,
-            None => false,
-        },
-        pinned_sha256: params.get(&["pcs"])?.map(|param| param.check(pinned)).transpose()?,
+        allow_insecure: params.flag(&["allowInsecure", "insecure", "allow_insecure"])?,
+        // Hysteria's word for the same pin.
+        pinned_sha256: params.get(&["pcs", "pinSHA256"])?.map(|param| param.check(pinned)).transpose()?,
         verify_name: params.get(&["vcn"])?.map(|param| param.check(verify_names)).transpose()?,
         ech: params.get(&["ech"])?.map(|param| param.value),
     })
@@ -97,7 +103,7 @@ fn reality(params: &Params<'_>) -> Result<Reality, LinkError> {
             key_of::<X25519_BYTES>(value).ok_or("32 bytes in URL-safe base64, which is 43 characters")
         })?,
         short_id: params.get(&["sid"])?.map(|param| param.check(short_id)).transpose()?.unwrap_or_default(),
-        spider_x: params.get(&["spx"])?.map_or_else(|| "/".to_owned(), |param| rooted(&param.value)),
+        spider_x: params.get(&["spx"])?.map_or_else(|| "/".to_owned(), |param| text::rooted(&param.value)),
         mldsa65_verify: params
             .secret(&["pqv"])?
             .map(|param| param.check(|value| key_of::<MLDSA65_BYTES>(value).ok_or("1952 bytes in URL-safe base64")))
@@ -129,9 +135,7 @@ pub(super) fn write(security: &Security, query: &mut Query) {
 /// Writes the parameters of TLS alone, for links whose scheme already says TLS.
 pub(super) fn write_tls(tls: &Tls, query: &mut Query) {
     query.push_some("sni", tls.sni.as_deref());
-    if !tls.alpn.is_empty() {
-        query.push("alpn", &tls.alpn.join(","));
-    }
+    query.push_list("alpn", &tls.alpn);
     query.push_some("fp", tls.fingerprint.as_deref());
     if tls.allow_insecure {
         query.push("allowInsecure", "1");
@@ -139,11 +143,6 @@ pub(super) fn write_tls(tls: &Tls, query: &mut Query) {
     query.push_some("pcs", tls.pinned_sha256.as_deref());
     query.push_some("vcn", tls.verify_name.as_deref());
     query.push_some("ech", tls.ech.as_deref());
-}
-
-/// `value` with the `/` in front that Xray wants, and adds to a WebSocket path itself.
-pub(super) fn rooted(value: &str) -> String {
-    if value.starts_with('/') { value.to_owned() } else { format!("/{value}") }
 }
 
 fn sni(params: &Params<'_>) -> Result<Option<String>, LinkError> {
@@ -169,14 +168,6 @@ fn fingerprint(value: &str) -> Result<String, Expected> {
         Ok(name)
     } else {
         Err("chrome, firefox, safari, ios, android, edge, 360, qq, random or randomized")
-    }
-}
-
-fn flag(value: &str) -> Result<bool, Expected> {
-    match value.to_ascii_lowercase().as_str() {
-        "1" | "true" => Ok(true),
-        "0" | "false" => Ok(false),
-        _ => Err("0 or 1"),
     }
 }
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use super::error::{LinkError, Shown};
 use super::security::{self, Rules};
 use super::url::{Authority, Params, Query, Tail, credential};
-use super::{node, text, transport};
+use super::{Place, text, transport};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 const METHOD: &str = "method";
@@ -21,10 +21,10 @@ const METHOD_BYTES: usize = 32;
 /// Reads what follows `ss://`.
 pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let tail = Tail::split(rest);
-    if tail.main.contains('@') {
+    if tail.main.contains('@') || tail.main.contains("%40") {
         let authority = tail.authority(true)?;
         let (method, password) = userinfo(authority.userinfo.unwrap_or_default())?;
-        return finish(&tail, &authority, &method, password);
+        return build(tail.place(&authority, None)?, &method, password, &tail.params);
     }
     let decoded = text::encoded_text(tail.main);
     let Some(decoded) = decoded.filter(|decoded| decoded.contains('@')) else {
@@ -35,7 +35,7 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let (user, endpoint) = decoded.rsplit_once('@').unwrap_or_default();
     let authority = Authority::endpoint(endpoint);
     let (method, password) = split(user)?;
-    finish(&tail, &authority, method, password.to_owned())
+    build(tail.place(&authority, None)?, method, password.to_owned(), &tail.params)
 }
 
 /// Writes SIP002; the keys of 2022 ciphers must not be base64 once more.
@@ -56,7 +56,8 @@ pub(super) fn write(config: &Config, method: &str, password: &Secret, plugin: Op
     format!("ss://{userinfo}@{}{}#{}", config.endpoint(), query.as_str(), text::encode(&config.name))
 }
 
-fn finish(tail: &Tail<'_>, authority: &Authority<'_>, method: &str, password: String) -> Result<Config, LinkError> {
+/// Puts a node together.
+pub(super) fn build(place: Place, method: &str, password: String, params: &Params<'_>) -> Result<Config, LinkError> {
     let method = cipher(method)?;
     let password = match key_bytes(method) {
         Some(length) => keys(method, &password, length)?,
@@ -68,15 +69,11 @@ fn finish(tail: &Tail<'_>, authority: &Authority<'_>, method: &str, password: St
     if password.chars().any(char::is_control) {
         return Err(invalid(PASSWORD, "no control characters"));
     }
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let protocol = Protocol::Shadowsocks {
-        method: method.to_owned(),
-        password: Secret::new(password),
-        plugin: plugin(&tail.params)?,
-    };
-    let transport = transport::read(&tail.params)?;
-    let security = security::read(&tail.params, Rules { tls_by_default: false, reality: false })?;
-    Ok(node(tail.name(), address, port, protocol, transport, security))
+    let protocol =
+        Protocol::Shadowsocks { method: method.to_owned(), password: Secret::new(password), plugin: plugin(params)? };
+    let transport = transport::read(params)?;
+    let security = security::read(params, Rules { tls_by_default: false, reality: false })?;
+    Ok(place.node(protocol, transport, security))
 }
 
 /// Method and password out of SIP002 userinfo: plain with percent-encoded parts, or base64 of both.

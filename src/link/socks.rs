@@ -2,8 +2,8 @@
 
 use super::error::{LinkError, Shown};
 use super::security::{self, Rules};
-use super::url::{Authority, Query, Tail, credential};
-use super::{node, text, transport};
+use super::url::{Authority, Params, Query, Tail, credential};
+use super::{Place, text, transport};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 /// Reads what follows `socks://`.
@@ -17,18 +17,12 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     {
         let (user, endpoint) = decoded.rsplit_once('@').unwrap_or(("", &decoded));
         let (username, password) = user.split_once(':').unwrap_or((user, ""));
-        if user.chars().any(char::is_control) {
-            return Err(LinkError::Invalid {
-                field: "username",
-                value: Shown::hidden(),
-                expected: "no control characters",
-            });
-        }
-        return finish(&tail, &Authority::endpoint(endpoint), some(username), some(password));
+        let place = tail.place(&Authority::endpoint(endpoint), None)?;
+        return build(place, some(username), some(password), &tail.params);
     }
     let authority = tail.authority(false)?;
     let (username, password) = user_and_password(&authority)?;
-    finish(&tail, &authority, username, password)
+    build(tail.place(&authority, None)?, username, password, &tail.params)
 }
 
 /// Writes the plain form, which is the only one that can hold every user name.
@@ -41,21 +35,41 @@ pub(super) fn write(config: &Config, username: Option<&str>, password: Option<&S
     format!("socks://{userinfo}{}{}#{}", config.endpoint(), query.as_str(), text::encode(&config.name))
 }
 
-fn finish(
-    tail: &Tail<'_>,
-    authority: &Authority<'_>,
+/// Puts a node together.
+pub(super) fn build(
+    place: Place,
     username: Option<String>,
     password: Option<String>,
+    params: &Params<'_>,
 ) -> Result<Config, LinkError> {
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let transport = transport::read(&tail.params)?;
+    let (username, password) = user(username, password)?;
+    let (transport, security) = plain_tcp(params)?;
+    Ok(place.node(Protocol::Socks { username, password }, transport, security))
+}
+
+/// User name and password that a link can hold.
+pub(super) fn user(
+    username: Option<String>,
+    password: Option<String>,
+) -> Result<(Option<String>, Option<Secret>), LinkError> {
+    for (field, value) in [("username", &username), ("password", &password)] {
+        text::no_control(value.as_deref().unwrap_or_default()).map_err(|expected| LinkError::Invalid {
+            field,
+            value: Shown::hidden(),
+            expected,
+        })?;
+    }
+    Ok((username, password.map(Secret::new)))
+}
+
+/// What carries and protects a proxy of the kinds that know no other transport.
+pub(super) fn plain_tcp(params: &Params<'_>) -> Result<(Transport, Security), LinkError> {
+    let transport = transport::read(params)?;
     if transport != (Transport::Tcp { http_header: None }) {
         let value = Shown::new(transport.name());
-        return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks" });
+        return Err(LinkError::Unsupported { field: "type", value, expected: "plain tcp with socks and http" });
     }
-    let security = security::read(&tail.params, Rules { tls_by_default: false, reality: false })?;
-    let protocol = Protocol::Socks { username, password: password.map(Secret::new) };
-    Ok(node(tail.name(), address, port, protocol, transport, security))
+    Ok((transport, security::read(params, Rules { tls_by_default: false, reality: false })?))
 }
 
 /// User name and password out of userinfo, plain or base64; empty ones are absent.
@@ -82,6 +96,6 @@ pub(super) fn write_userinfo(username: Option<&str>, password: Option<&Secret>) 
     format!("{}:{}@", text::encode(username.unwrap_or_default()), text::encode(password))
 }
 
-fn some(text: &str) -> Option<String> {
+pub(super) fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }

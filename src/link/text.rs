@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde_json::Value;
 
 /// What a failed check expected, as the tail of an error sentence.
 pub(super) type Expected = &'static str;
@@ -58,6 +59,52 @@ pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, Expected> {
         return Err("no control characters");
     }
     Ok(text)
+}
+
+/// Refuses a credential that no link can hold.
+pub(super) fn no_control(value: &str) -> Result<(), Expected> {
+    if value.chars().any(char::is_control) { Err("no control characters") } else { Ok(()) }
+}
+
+/// Applies a check, and once more to what a second decoding gives: for values in which no `%` can be meant.
+pub(super) fn again<T>(value: &str, check: impl Fn(&str) -> Result<T, Expected>) -> Result<T, Expected> {
+    check(value).or_else(|expected| match decode(value) {
+        Ok(decoded) if decoded != value => check(decoded.trim()).map_err(|_| expected),
+        _ => Err(expected),
+    })
+}
+
+/// `value` with the `/` in front that Xray wants, and adds to a WebSocket path itself. A path whose own `/` is encoded
+/// was encoded once too often.
+pub(super) fn rooted(value: &str) -> String {
+    let twice = value.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("%2F"));
+    let decoded = if twice { decode(value).unwrap_or(Cow::Borrowed(value)) } else { Cow::Borrowed(value) };
+    if decoded.starts_with('/') { decoded.into_owned() } else { format!("/{decoded}") }
+}
+
+/// A JSON value as text, lists with commas; `None` for what has no text form.
+pub(super) fn scalar(value: Value) -> Option<String> {
+    match value {
+        Value::Null => Some(String::new()),
+        Value::Bool(value) => Some(value.to_string()),
+        Value::String(value) => Some(value),
+        Value::Number(number) => Some(match number.as_f64() {
+            // `443.0` is what some scripting languages make of 443.
+            Some(float) if number.is_f64() && float.fract() == 0.0 => format!("{float:.0}"),
+            _ => number.to_string(),
+        }),
+        Value::Array(items) => {
+            let texts: Option<Vec<_>> =
+                items.into_iter().map(|item| if item.is_array() { None } else { scalar(item) }).collect();
+            Some(texts?.join(","))
+        }
+        Value::Object(_) => None,
+    }
+}
+
+/// The items of a comma-separated list.
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// Decodes base64 of either alphabet, with or without padding, wrapped or not.
@@ -152,7 +199,7 @@ pub(super) fn user_id(text: &str) -> Result<String, Expected> {
 }
 
 /// A UUID whose dashes are optional, one by one, but only where they belong.
-fn uuid(text: &str) -> Option<String> {
+pub(super) fn uuid(text: &str) -> Option<String> {
     let mut groups = Vec::with_capacity(5);
     let mut rest = text;
     for length in [8, 4, 4, 4, 12] {

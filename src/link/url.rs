@@ -5,9 +5,10 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use super::error::{LinkError, Shown};
-use super::text;
+use super::{Place, text};
 
 /// What follows `scheme://`, cut at the first `#` and then at the first `?`.
 pub(super) struct Tail<'a> {
@@ -39,6 +40,11 @@ impl<'a> Tail<'a> {
         Authority::split(self.main, userinfo_needed)
     }
 
+    /// Name, address and port; `default` is the scheme's own port.
+    pub(super) fn place(&self, authority: &Authority<'_>, default: Option<NonZeroU16>) -> Result<Place, LinkError> {
+        Ok(Place { name: self.name(), address: authority.address()?, port: authority.port(default)? })
+    }
+
     /// The name after `#`, else the `remarks` that some clients write; empty if the link has neither.
     pub(super) fn name(&self) -> String {
         let remarks = || self.params.raw("remarks").unwrap_or_default();
@@ -59,8 +65,17 @@ impl<'a> Authority<'a> {
     /// Finds the parts of a [`Tail::main`].
     ///
     /// The first `/` ends the authority; but a password or base64 with a raw `/` in it is recognised where nothing
-    /// before that `/` could be a whole authority.
+    /// before that `/` could be a whole authority. Where a credential is needed and no `@` is there, the one `%40` is
+    /// an `@` that was encoded once too often.
     fn split(main: &'a str, userinfo_needed: bool) -> Result<Self, LinkError> {
+        if userinfo_needed
+            && !main.contains('@')
+            && let Some((userinfo, endpoint)) = main.split_once("%40")
+            && !endpoint.contains("%40")
+        {
+            let endpoint = endpoint.split('/').next().unwrap_or_default();
+            return Ok(Self { userinfo: Some(userinfo), ..Self::endpoint(endpoint) });
+        }
         let front = main.split('/').next().unwrap_or_default();
         let complete = front.contains('@') || (!userinfo_needed && ends_in_port(front));
         let (authority, path) = if complete || !main.contains('@') {
@@ -96,11 +111,16 @@ impl<'a> Authority<'a> {
             let expected = "brackets around an IPv6 address, as in [2001:db8::1]:443";
             return Err(LinkError::Invalid { field: "host", value: self.shown(self.host), expected });
         }
-        text::host(self.host).map_err(|expected| LinkError::Invalid {
+        text::again(self.host, text::host).map_err(|expected| LinkError::Invalid {
             field: "host",
             value: self.shown(self.host),
             expected,
         })
+    }
+
+    /// What stands in the port's place, for a scheme that may have several there.
+    pub(super) fn ports(&self) -> Option<&'a str> {
+        self.port
     }
 
     /// The node's port, or the scheme's default.
@@ -118,9 +138,9 @@ impl<'a> Authority<'a> {
         }
     }
 
-    /// Without an `@` what looks like a host may be a credential whose `@` got lost.
+    /// Without an `@` what looks like a host may be a credential whose `@` got lost; with quotes it is a whole object.
     fn shown(&self, value: &str) -> Shown {
-        shown(value, self.userinfo.is_none())
+        shown(value, self.userinfo.is_none() || value.contains('"'))
     }
 }
 
@@ -154,11 +174,12 @@ fn split_endpoint(endpoint: &str) -> (&str, Option<&str>) {
 }
 
 /// The parameters of a link, from a query or from a JSON object.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Params<'a> {
     entries: Vec<Entry<'a>>,
 }
 
+#[derive(Clone)]
 struct Entry<'a> {
     key: Cow<'a, str>,
     /// What errors call the field, where that is not the key it is looked up by.
@@ -167,6 +188,7 @@ struct Entry<'a> {
     form: Form,
 }
 
+#[derive(Clone)]
 enum Form {
     Encoded,
     Plain,
@@ -194,14 +216,24 @@ impl Param {
         LinkError::Unsupported { field: self.label, value: self.shown(), expected }
     }
 
-    /// Applies one of the checks of [`text`].
-    pub(super) fn check<T>(&self, check: impl FnOnce(&str) -> Result<T, text::Expected>) -> Result<T, LinkError> {
-        check(&self.value).map_err(|expected| self.invalid(expected))
+    /// Applies one of the checks of [`text`]; a value that passes only when it is decoded once more was encoded once
+    /// too often.
+    pub(super) fn check<T>(&self, check: impl Fn(&str) -> Result<T, text::Expected>) -> Result<T, LinkError> {
+        text::again(&self.value, check).map_err(|expected| self.invalid(expected))
+    }
+
+    /// Reads a whole number within `range`.
+    pub(super) fn number(&self, range: RangeInclusive<u64>, expected: text::Expected) -> Result<u64, LinkError> {
+        self.check(|value| match value.parse() {
+            Ok(number) if range.contains(&number) && !value.starts_with('+') => Ok(number),
+            _ => Err(expected),
+        })
     }
 
     /// The value in lower case, for words whose case nobody means.
     pub(super) fn word(&self) -> String {
-        self.value.to_ascii_lowercase()
+        let word = self.value.to_ascii_lowercase();
+        text::decode(&word).map_or(word.clone(), Cow::into_owned)
     }
 
     fn shown(&self) -> Shown {
@@ -238,6 +270,31 @@ impl<'a> Params<'a> {
     /// Adds a value that is no text; it is an error only if somebody asks for it.
     pub(super) fn push_structure(&mut self, key: impl Into<Cow<'a, str>>, label: Option<&'static str>) {
         self.entries.push(Entry { key: key.into(), label, value: Cow::Borrowed("{…}"), form: Form::Structure });
+    }
+
+    /// Gives a parameter another key; errors go on calling it what the link does.
+    pub(super) fn rename(&mut self, from: &'static str, to: &'static str) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.key.eq_ignore_ascii_case(from)) {
+            entry.key = Cow::Borrowed(to);
+            entry.label = entry.label.or(Some(from));
+        }
+    }
+
+    /// Forgets a parameter.
+    pub(super) fn remove(&mut self, key: &str) {
+        self.entries.retain(|entry| !entry.key.eq_ignore_ascii_case(key));
+    }
+
+    /// Whether a parameter is there and says yes.
+    pub(super) fn flag(&self, names: &[&'static str]) -> Result<bool, LinkError> {
+        let flag = self.get(names)?.map(|param| {
+            param.check(|value| match value.to_ascii_lowercase().as_str() {
+                "1" | "true" => Ok(true),
+                "0" | "false" => Ok(false),
+                _ => Err("0 or 1"),
+            })
+        });
+        Ok(flag.transpose()?.unwrap_or(false))
     }
 
     /// Takes `path;host` apart, as the first version of VMess links had it in `host`.
@@ -290,7 +347,7 @@ impl<'a> Params<'a> {
             let raw = entry.value.trim();
             let decoded = match entry.form {
                 Form::Encoded => text::decode(raw),
-                Form::Plain => no_control(raw),
+                Form::Plain => text::no_control(raw).map(|()| Cow::Borrowed(raw)),
                 Form::Structure => Err("a string or a number"),
             };
             let value =
@@ -309,10 +366,6 @@ impl<'a> Params<'a> {
     }
 }
 
-fn no_control(text: &str) -> Result<Cow<'_, str>, text::Expected> {
-    if text.chars().any(char::is_control) { Err("no control characters") } else { Ok(Cow::Borrowed(text)) }
-}
-
 /// The parameters of a link that is being written.
 #[derive(Default)]
 pub(super) struct Query(String);
@@ -324,6 +377,13 @@ impl Query {
         self.0.push_str(key);
         self.0.push('=');
         self.0.push_str(&text::encode(value));
+    }
+
+    /// Adds a list with commas, if there is anything in it.
+    pub(super) fn push_list(&mut self, key: &str, values: &[String]) {
+        if !values.is_empty() {
+            self.push(key, &values.join(","));
+        }
     }
 
     /// Adds a parameter if it has a value.

@@ -4,7 +4,7 @@ use super::error::{LinkError, Shown};
 use super::security::{self, Rules};
 use super::text::{self, Expected};
 use super::url::{Authority, Params, Query, Tail, credential};
-use super::{node, transport};
+use super::{Place, dialect, transport};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 const FLOWS: &[&str] = &["xtls-rprx-vision", "xtls-rprx-vision-udp443"];
@@ -14,23 +14,27 @@ const ENCRYPTION_PREFIX: &str = "mlkem768x25519plus.";
 /// Reads what follows `vless://`.
 pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let tail = Tail::split(rest);
+    if let Some(link) = dialect::shadowrocket(&tail)? {
+        return build(link.place, link.uuid, &link.params);
+    }
     let authority = tail.authority(true)?;
     let uuid = user_id(&authority)?;
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let transport = transport::read(&tail.params)?;
-    let security = security::read(&tail.params, Rules { tls_by_default: false, reality: true })?;
-    let encryption = match tail.params.secret(&["encryption"])? {
+    build(tail.place(&authority, None)?, uuid, &tail.params)
+}
+
+/// Puts a node together.
+pub(super) fn build(place: Place, uuid: String, params: &Params<'_>) -> Result<Config, LinkError> {
+    let transport = transport::read(params)?;
+    let security = security::read(params, Rules { tls_by_default: false, reality: true })?;
+    let encryption = match params.secret(&["encryption"])? {
         Some(param) => param.check(encryption)?,
         None => "none".to_owned(),
     };
+    security::fits(&security, &transport)?;
     let over_tcp = matches!(transport, Transport::Tcp { .. });
-    if matches!(security, Security::Reality(_)) && !over_tcp {
-        let expected = "tcp, the only one of xrat's transports that REALITY works over";
-        return Err(LinkError::Invalid { field: "type", value: Shown::new(transport.name()), expected });
-    }
-    let flow = flow(&tail.params, over_tcp && security != Security::None || encryption != "none")?;
+    let flow = flow(params, over_tcp && security != Security::None || encryption != "none")?;
     let protocol = Protocol::Vless { uuid: Secret::new(uuid), encryption: Secret::new(encryption), flow };
-    Ok(node(tail.name(), address, port, protocol, transport, security))
+    Ok(place.node(protocol, transport, security))
 }
 
 /// Writes what [`parse`] reads.

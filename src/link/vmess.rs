@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::error::{LinkError, Shown};
 use super::security::{self, Rules};
-use super::text::{self, Expected};
+use super::text::{self, Expected, scalar};
 use super::url::{Params, Tail};
-use super::{node, transport, vless};
+use super::{Place, dialect, transport, vless};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 const RULES: Rules = Rules { tls_by_default: false, reality: false };
@@ -24,37 +24,40 @@ const OBJECT: Expected = "base64 of a JSON object, or uuid@host:port";
 pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let tail = Tail::split(rest);
     // No base64 holds an `@`, and no URL form is without.
-    if tail.main.contains('@') { from_url(&tail) } else { from_base64(&tail) }
-}
-
-fn from_url(tail: &Tail<'_>) -> Result<Config, LinkError> {
-    let authority = tail.authority(true)?;
-    let uuid = vless::user_id(&authority)?;
-    let (address, port) = (authority.address()?, authority.port(None)?);
-    let protocol = user(uuid, &tail.params)?;
-    let transport = transport::read(&tail.params)?;
-    let security = security::read(&tail.params, RULES)?;
-    Ok(node(tail.name(), address, port, protocol, transport, security))
+    if tail.main.contains('@') || tail.main.contains("%40") {
+        let authority = tail.authority(true)?;
+        let uuid = vless::user_id(&authority)?;
+        return build(tail.place(&authority, None)?, uuid, &tail.params);
+    }
+    from_base64(&tail)
 }
 
 fn from_base64(tail: &Tail<'_>) -> Result<Config, LinkError> {
-    let payload = |value| LinkError::Invalid { field: "payload", value, expected: OBJECT };
-    let decoded = text::encoded_text(tail.main).ok_or_else(|| payload(Shown::hidden()))?;
+    let payload = || LinkError::Invalid { field: "payload", value: Shown::hidden(), expected: OBJECT };
+    let decoded = text::encoded_text(tail.main).ok_or_else(payload)?;
     if !decoded.trim_start().starts_with('{') {
-        // Shadowrocket's base64(method:uuid@host:port) and Quantumult's text end here.
-        return Err(payload(Shown::hidden()));
+        let link = match dialect::shadowrocket(tail)? {
+            Some(link) => link,
+            None => dialect::quantumult(&decoded)?.ok_or_else(payload)?,
+        };
+        return build(link.place, link.uuid, &link.params);
     }
-    let Object(entries) = serde_json::from_str(&decoded).map_err(|_| payload(Shown::hidden()))?;
+    let Object(entries) = serde_json::from_str(&decoded).map_err(|_| payload())?;
     let params = params(entries)?;
     let uuid = params.secret(&["id"])?.ok_or(LinkError::Missing { field: "id", expected: "the user's id" })?;
     let uuid = uuid.check(text::user_id)?;
-    let address = params.need("add", "a host name or an IP address")?.check(text::host)?;
-    let port = params.need("port", "a number from 1 to 65535")?.check(text::port)?;
-    let protocol = user(uuid, &params)?;
-    let transport = transport::read(&params)?;
-    let security = security::read(&params, RULES)?;
-    let name = params.name("ps").unwrap_or_else(|| tail.name());
-    Ok(node(name, address, port, protocol, transport, security))
+    let place = Place {
+        name: params.name("ps").unwrap_or_else(|| tail.name()),
+        address: params.need("add", "a host name or an IP address")?.check(text::host)?,
+        port: params.need("port", "a number from 1 to 65535")?.check(text::port)?,
+    };
+    build(place, uuid, &params)
+}
+
+/// Puts a node together.
+pub(super) fn build(place: Place, uuid: String, params: &Params<'_>) -> Result<Config, LinkError> {
+    let protocol = user(uuid, params)?;
+    Ok(place.node(protocol, transport::read(params)?, security::read(params, RULES)?))
 }
 
 /// Writes the base64 form with every value as a string, which is the one all clients read.
@@ -85,6 +88,18 @@ pub(super) fn write(config: &Config, uuid: &Secret, method: &str, alter_id: u16)
         if tls.allow_insecure {
             object["insecure"] = json!("1");
         }
+    }
+    // What no field was left for.
+    match &config.transport {
+        Transport::Xhttp { extra, .. } if !extra.is_empty() => object["extra"] = json!(extra),
+        Transport::Kcp { mtu, tti, .. } => {
+            for (key, value) in [("mtu", mtu), ("tti", tti)] {
+                if let Some(value) = value {
+                    object[key] = json!(value.to_string());
+                }
+            }
+        }
+        _ => {}
     }
     format!("vmess://{}", STANDARD.encode(object.to_string()))
 }
@@ -173,6 +188,11 @@ fn params(entries: Vec<(String, Value)>) -> Result<Params<'static>, LinkError> {
             "security" => ("encryption".into(), Some("security")),
             _ => (key.into(), None),
         };
+        // XHTTP's `extra` is an object within the object.
+        if name == "extra" && value.is_object() {
+            params.push(name, label, value.to_string());
+            continue;
+        }
         let Some(mut value) = scalar(value) else {
             params.push_structure(name, label);
             continue;
@@ -189,28 +209,21 @@ fn params(entries: Vec<(String, Value)>) -> Result<Params<'static>, LinkError> {
         }
         params.push(name, label, value);
     }
-    if first_version {
-        params.split_path_from_host();
+    let kind = params.get(&["type"])?.map(|kind| kind.word()).unwrap_or_default();
+    match kind.as_str() {
+        "ws" | "websocket" | "" | "tcp" | "h2" | "http" if first_version => params.split_path_from_host(),
+        _ => {}
+    }
+    // The three fields that every transport uses in its own way; see `places`.
+    let meanings: &[(&str, &str)] = match kind.as_str() {
+        "grpc" | "gun" => &[("headerType", "mode"), ("path", "serviceName"), ("host", "authority")],
+        "kcp" | "mkcp" => &[("path", "seed")],
+        "quic" => &[("host", "quicSecurity"), ("path", "key")],
+        "xhttp" | "splithttp" => &[("headerType", "mode")],
+        _ => &[],
+    };
+    for (written, meant) in meanings {
+        params.rename(written, meant);
     }
     Ok(params)
-}
-
-/// A value as text; `None` for what has no text form.
-fn scalar(value: Value) -> Option<String> {
-    match value {
-        Value::Null => Some(String::new()),
-        Value::Bool(value) => Some(value.to_string()),
-        Value::String(value) => Some(value),
-        Value::Number(number) => Some(match number.as_f64() {
-            // `443.0` is what some scripting languages make of 443.
-            Some(float) if number.is_f64() && float.fract() == 0.0 => format!("{float:.0}"),
-            _ => number.to_string(),
-        }),
-        Value::Array(items) => {
-            let texts: Option<Vec<_>> =
-                items.into_iter().map(|item| if item.is_array() { None } else { scalar(item) }).collect();
-            Some(texts?.join(","))
-        }
-        Value::Object(_) => None,
-    }
 }

@@ -135,75 +135,46 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Result<ConfigRow, StoreError>> {
 }
 
 impl Store {
-    /// Stores configs in one transaction; those that are there already keep their name.
+    /// Stores what `feed` adds, in one transaction; configs that are there already keep their name.
     ///
-    /// With a subscription, its membership becomes exactly `configs`: what it has no more is disabled unless another
+    /// With a subscription, its membership becomes exactly that: what it has no more is disabled unless another
     /// subscription has it or it is `keep` (the active one), and what was gone and is back is enabled again.
     ///
     /// # Errors
-    /// Nothing is stored then.
-    pub fn import(
+    /// What `feed` fails with, or the database. Nothing is stored then.
+    pub fn import<E: From<StoreError>>(
         &mut self,
-        configs: &[Config],
         subscription: Option<SubscriptionId>,
         keep: Option<ConfigId>,
         now: DateTime<Utc>,
-    ) -> Result<Imported, StoreError> {
+        feed: impl FnOnce(&mut Importing<'_>) -> Result<(), E>,
+    ) -> Result<Imported, E> {
         // 16 MiB of page cache make a large import 1.7 to 2 times faster; shrink_memory gives them back.
-        self.connection.execute_batch("PRAGMA cache_size = -16384")?;
-        let result = self.import_now(configs, subscription, keep, now);
-        self.connection.execute_batch("PRAGMA cache_size = -256; PRAGMA shrink_memory")?;
+        self.connection.execute_batch("PRAGMA cache_size = -16384").map_err(StoreError::from)?;
+        let result = self.import_now(subscription, keep, now, feed);
+        self.connection.execute_batch("PRAGMA cache_size = -256; PRAGMA shrink_memory").map_err(StoreError::from)?;
         result
     }
 
-    fn import_now(
+    fn import_now<E: From<StoreError>>(
         &mut self,
-        configs: &[Config],
         subscription: Option<SubscriptionId>,
         keep: Option<ConfigId>,
         now: DateTime<Utc>,
-    ) -> Result<Imported, StoreError> {
-        let now = time_text(now);
+        feed: impl FnOnce(&mut Importing<'_>) -> Result<(), E>,
+    ) -> Result<Imported, E> {
         let transaction = self.change()?;
-        let mut done = Imported::default();
-        if let Some(SubscriptionId(id)) = subscription {
-            transaction
-                .execute("CREATE TEMP TABLE IF NOT EXISTS before_update (config_id INTEGER PRIMARY KEY) STRICT", [])?;
-            transaction.execute("DELETE FROM before_update", [])?;
-            transaction.execute(
-                "INSERT INTO before_update SELECT config_id FROM subscription_configs WHERE subscription_id = ?1",
-                [id],
-            )?;
-            transaction.execute("DELETE FROM subscription_configs WHERE subscription_id = ?1", [id])?;
+        if let Some(id) = subscription {
+            begin_update(&transaction, id)?;
         }
-        for config in configs {
-            let (id, new) = insert(&transaction, config, &now)?;
-            if new {
-                done.added.push(id)
-            } else {
-                done.known.push(id)
-            }
-            if let Some(SubscriptionId(subscription)) = subscription {
-                transaction
-                    .prepare_cached("INSERT OR IGNORE INTO subscription_configs VALUES (?1, ?2)")?
-                    .execute([subscription, id.0])?;
-            }
-            // Whoever brings a node back, by subscription or by hand, wants it.
-            transaction
-                .prepare_cached("UPDATE configs SET disabled = NULL WHERE config_id = ?1 AND disabled = 'gone'")?
-                .execute([id.0])?;
-        }
+        let mut importing =
+            Importing { transaction: &transaction, subscription, now: time_text(now), done: Imported::default() };
+        feed(&mut importing)?;
+        let mut done = importing.done;
         if subscription.is_some() {
-            let mut gone = transaction.prepare(
-                "UPDATE configs SET disabled = 'gone' WHERE disabled IS NULL AND config_id IS NOT ?1 \
-                 AND config_id IN before_update \
-                 AND NOT EXISTS (SELECT 1 FROM subscription_configs s WHERE s.config_id = configs.config_id) \
-                 RETURNING config_id",
-            )?;
-            done.gone =
-                gone.query_map([keep.map(|id| id.0)], |row| row.get(0).map(ConfigId))?.collect::<Result<_, _>>()?;
+            done.gone = end_update(&transaction, keep)?;
         }
-        transaction.commit()?;
+        transaction.commit().map_err(StoreError::from)?;
         Ok(done)
     }
 
@@ -299,6 +270,69 @@ impl Store {
         transaction.commit()?;
         Ok(rows > 0)
     }
+}
+
+/// An import that is going on; what was added is stored when it ends well.
+pub struct Importing<'t> {
+    transaction: &'t Transaction<'t>,
+    subscription: Option<SubscriptionId>,
+    now: String,
+    done: Imported,
+}
+
+impl Importing<'_> {
+    /// Adds a config.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn add(&mut self, config: &Config) -> Result<(), StoreError> {
+        let (id, new) = insert(self.transaction, config, &self.now)?;
+        if new {
+            self.done.added.push(id);
+        } else {
+            self.done.known.push(id);
+        }
+        if let Some(SubscriptionId(subscription)) = self.subscription {
+            self.transaction
+                .prepare_cached("INSERT OR IGNORE INTO subscription_configs VALUES (?1, ?2)")?
+                .execute([subscription, id.0])?;
+        }
+        // Whoever brings a node back, by subscription or by hand, wants it.
+        if !new {
+            self.transaction
+                .prepare_cached("UPDATE configs SET disabled = NULL WHERE config_id = ?1 AND disabled = 'gone'")?
+                .execute([id.0])?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was added so far.
+    pub fn is_empty(&self) -> bool {
+        self.done.added.is_empty() && self.done.known.is_empty()
+    }
+}
+
+/// Puts the membership of a subscription aside.
+fn begin_update(transaction: &Transaction<'_>, SubscriptionId(id): SubscriptionId) -> Result<(), StoreError> {
+    transaction.execute("CREATE TEMP TABLE IF NOT EXISTS before_update (config_id INTEGER PRIMARY KEY) STRICT", [])?;
+    transaction.execute("DELETE FROM before_update", [])?;
+    transaction.execute(
+        "INSERT INTO before_update SELECT config_id FROM subscription_configs WHERE subscription_id = ?1",
+        [id],
+    )?;
+    transaction.execute("DELETE FROM subscription_configs WHERE subscription_id = ?1", [id])?;
+    Ok(())
+}
+
+/// Disables what is a member no more.
+fn end_update(transaction: &Transaction<'_>, keep: Option<ConfigId>) -> Result<Vec<ConfigId>, StoreError> {
+    let mut gone = transaction.prepare(
+        "UPDATE configs SET disabled = 'gone' WHERE disabled IS NULL AND config_id IS NOT ?1 \
+         AND config_id IN before_update \
+         AND NOT EXISTS (SELECT 1 FROM subscription_configs s WHERE s.config_id = configs.config_id) \
+         RETURNING config_id",
+    )?;
+    Ok(gone.query_map([keep.map(|id| id.0)], |row| row.get(0).map(ConfigId))?.collect::<Result<_, _>>()?)
 }
 
 fn insert(transaction: &Transaction<'_>, config: &Config, now: &str) -> Result<(ConfigId, bool), StoreError> {

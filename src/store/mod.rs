@@ -18,7 +18,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
-pub use configs::{ConfigRow, Disabled, FindError, Imported, Sort};
+pub use configs::{ConfigRow, Disabled, FindError, Imported, Importing, Sort};
 pub use decisions::{CandidateRow, RotationFacts};
 pub use sessions::{NewSession, ProcessIdentity, SessionRow};
 pub use state::Before;

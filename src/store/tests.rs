@@ -41,6 +41,15 @@ fn node(name: &str, address: &str) -> Config {
     }
 }
 
+fn add(
+    store: &mut Store,
+    configs: &[Config],
+    subscription: Option<SubscriptionId>,
+    keep: Option<ConfigId>,
+) -> Result<Imported, StoreError> {
+    store.import(subscription, keep, now(), |importing| configs.iter().try_for_each(|config| importing.add(config)))
+}
+
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
 }
@@ -70,7 +79,7 @@ fn a_new_database_is_private_marked_and_opens_again() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::new();
     let mut store = scratch.open();
-    store.import(&[node("a", "a.example")], None, None, now()).unwrap();
+    add(&mut store, &[node("a", "a.example")], None, None).unwrap();
     for file in std::fs::read_dir(&scratch.0).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.path());
@@ -103,9 +112,9 @@ fn noise_a_foreign_and_a_newer_database_are_refused_and_left_alone() {
 fn the_same_node_twice_is_one_config_and_keeps_its_name() {
     let scratch = Scratch::new();
     let mut store = scratch.open();
-    let done = store.import(&[node("a", "a.example"), node("b", "a.example")], None, None, now()).unwrap();
+    let done = add(&mut store, &[node("a", "a.example"), node("b", "a.example")], None, None).unwrap();
     assert_eq!((done.added, done.known), (vec![ConfigId(1)], vec![ConfigId(1)]));
-    let again = store.import(&[node("c", "a.example")], None, None, now()).unwrap();
+    let again = add(&mut store, &[node("c", "a.example")], None, None).unwrap();
     assert_eq!((again.added.len(), again.known.len()), (0, 1));
     assert_eq!(store.config(ConfigId(1)).unwrap().unwrap().config, node("a", "a.example"));
 }
@@ -114,10 +123,10 @@ fn the_same_node_twice_is_one_config_and_keeps_its_name() {
 fn an_id_is_never_used_again() {
     let scratch = Scratch::new();
     let mut store = scratch.open();
-    store.import(&[node("a", "a.example")], None, None, now()).unwrap();
+    add(&mut store, &[node("a", "a.example")], None, None).unwrap();
     assert!(store.remove(ConfigId(1)).unwrap());
     assert!(!store.remove(ConfigId(1)).unwrap());
-    let done = store.import(&[node("a", "a.example")], None, None, now()).unwrap();
+    let done = add(&mut store, &[node("a", "a.example")], None, None).unwrap();
     assert_eq!(done.added, vec![ConfigId(2)]);
 }
 
@@ -126,7 +135,7 @@ fn find_takes_numbers_names_and_parts_and_lists_what_is_ambiguous() {
     let scratch = Scratch::new();
     let mut store = scratch.open();
     let configs = [node("Berlin", "1.example"), node("Berlin fast", "2.example"), node("7", "3.example")];
-    store.import(&configs, None, None, now()).unwrap();
+    add(&mut store, &configs, None, None).unwrap();
     assert_eq!(store.find("2").unwrap(), ConfigId(2));
     assert_eq!(store.find("7").unwrap(), ConfigId(3), "a name of digits that is no id");
     assert_eq!(store.find("Berlin").unwrap(), ConfigId(1), "an exact name wins over a part");
@@ -146,17 +155,17 @@ fn an_update_disables_what_is_gone_but_not_the_active_one_and_enables_what_is_ba
     let id = store.subscribe(&url, now()).unwrap();
     assert_eq!(store.subscribe(&url, now()).unwrap(), id);
     let all = [node("a", "a"), node("b", "b"), node("c", "c"), node("d", "d")];
-    store.import(&all, Some(id), None, now()).unwrap();
+    add(&mut store, &all, Some(id), None).unwrap();
     store.set_enabled(ConfigId(4), false).unwrap();
 
-    let done = store.import(&all[..1], Some(id), Some(ConfigId(2)), now()).unwrap();
+    let done = add(&mut store, &all[..1], Some(id), Some(ConfigId(2))).unwrap();
     assert_eq!(done.gone, vec![ConfigId(3)], "2 is active, 4 was disabled by the user");
     let state = |store: &Store| -> Vec<_> {
         store.configs(None, Sort::Id).unwrap().into_iter().map(|row| row.disabled).collect()
     };
     assert_eq!(state(&store), [None, None, Some(Disabled::Gone), Some(Disabled::User)]);
 
-    store.import(&all, Some(id), None, now()).unwrap();
+    add(&mut store, &all, Some(id), None).unwrap();
     assert_eq!(state(&store), [None, None, None, Some(Disabled::User)], "the user's word stays");
 }
 
@@ -167,10 +176,10 @@ fn a_node_of_two_subscriptions_is_gone_when_both_lost_it() {
     let one = store.subscribe(&Secret::new("https://one/"), now()).unwrap();
     let two = store.subscribe(&Secret::new("https://two/"), now()).unwrap();
     for id in [one, two] {
-        store.import(&[node("a", "a")], Some(id), None, now()).unwrap();
+        add(&mut store, &[node("a", "a")], Some(id), None).unwrap();
     }
-    assert!(store.import(&[], Some(one), None, now()).unwrap().gone.is_empty());
-    assert_eq!(store.import(&[], Some(two), None, now()).unwrap().gone, vec![ConfigId(1)]);
+    assert!(add(&mut store, &[], Some(one), None).unwrap().gone.is_empty());
+    assert_eq!(add(&mut store, &[], Some(two), None).unwrap().gone, vec![ConfigId(1)]);
 }
 
 #[test]
@@ -179,8 +188,8 @@ fn removing_a_subscription_removes_what_only_it_had() {
     let mut store = scratch.open();
     let one = store.subscribe(&Secret::new("https://one/"), now()).unwrap();
     let two = store.subscribe(&Secret::new("https://two/"), now()).unwrap();
-    store.import(&[node("a", "a"), node("b", "b"), node("c", "c")], Some(one), None, now()).unwrap();
-    store.import(&[node("b", "b")], Some(two), None, now()).unwrap();
+    add(&mut store, &[node("a", "a"), node("b", "b"), node("c", "c")], Some(one), None).unwrap();
+    add(&mut store, &[node("b", "b")], Some(two), None).unwrap();
     assert_eq!(store.unsubscribe(one, Some(ConfigId(3))).unwrap(), Some(1));
     let left: Vec<_> = store.configs(None, Sort::Id).unwrap().iter().map(|row| row.config_id.0).collect();
     assert_eq!(left, [2, 3], "2 is in the other one, 3 is active");
@@ -194,9 +203,9 @@ fn a_config_comes_from_its_oldest_subscription_which_is_told_by_its_host() {
     let mut store = scratch.open();
     let one = store.subscribe(&Secret::new("https://one.example/token"), now()).unwrap();
     let two = store.subscribe(&Secret::new("http://u:p@two.example:81/?t=token"), now()).unwrap();
-    store.import(&[node("a", "a"), node("b", "b")], Some(two), None, now()).unwrap();
-    store.import(&[node("b", "b")], Some(one), None, now()).unwrap();
-    store.import(&[node("c", "c")], None, None, now()).unwrap();
+    add(&mut store, &[node("a", "a"), node("b", "b")], Some(two), None).unwrap();
+    add(&mut store, &[node("b", "b")], Some(one), None).unwrap();
+    add(&mut store, &[node("c", "c")], None, None).unwrap();
     let mut sources: Vec<_> = store.sources().unwrap().into_iter().map(|(id, host)| (id.0, host.to_string())).collect();
     sources.sort();
     assert_eq!(sources, [(1, "http://two.example:81".to_owned()), (2, "https://one.example".to_owned())]);
@@ -253,7 +262,7 @@ fn old_sessions_and_tests_are_forgotten() {
         store.session_stopped(id, Reason::UserRequested, now()).unwrap();
     }
     assert!(store.sessions(1000).unwrap().len() <= 201);
-    store.import(&[node("a", "a")], None, None, now()).unwrap();
+    add(&mut store, &[node("a", "a")], None, None).unwrap();
     for delay in 0..30 {
         let test = TestRow { at: now(), delay_ms: Some(delay), failure: None };
         store.add_tests(&[(ConfigId(1), test.clone()), (ConfigId(99), test)]).unwrap();
@@ -280,7 +289,7 @@ fn facts_outlive_the_process() {
 fn sorts_by_delay_with_failures_last() {
     let scratch = Scratch::new();
     let mut store = scratch.open();
-    store.import(&[node("a", "a"), node("b", "b"), node("c", "c"), node("d", "d")], None, None, now()).unwrap();
+    add(&mut store, &[node("a", "a"), node("b", "b"), node("c", "c"), node("d", "d")], None, None).unwrap();
     let test = |delay_ms, failure: Option<&str>| TestRow { at: now(), delay_ms, failure: failure.map(Into::into) };
     store
         .add_tests(&[

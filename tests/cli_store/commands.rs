@@ -48,7 +48,7 @@ fn parse_answers_in_the_order_of_the_lines_and_fails_for_one_bad_line() {
 
 #[test]
 fn parse_fails_for_what_is_no_link() {
-    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("hy2://x@h:1", "hy2"), ("/", "cannot read")] {
+    for (source, reason) in [("garbage", "neither"), ("-", "empty"), ("ssr://x@h:1", "ssr"), ("/", "cannot read")] {
         let run = parse(source, b"");
         assert_eq!((run.code, run.err.as_str()), (1, ""), "{run:#?}");
         assert!(run.json()["error"].as_str().unwrap().contains(reason), "{run:#?}");
@@ -59,59 +59,49 @@ fn parse_fails_for_what_is_no_link() {
 }
 
 #[test]
-fn import_tells_added_known_and_refused() {
+fn no_credential_of_any_scheme_is_shown_unasked() {
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let root = Root::new();
-    let body =
-        format!("{}\nvless://x@h:0\n{}\n{}\n", link("a", "a.example"), link("b", "b.example"), link("c", "a.example"));
-    let run = root.run_with(&["import", "-"], body.as_bytes()).ok();
-    assert!(run.out.starts_with("2 added, 1 already known, 1 refused\n"), "{run:#?}");
-    assert!(run.out.contains("added: 1 (a)") && run.out.contains("line 2: "), "{run:#?}");
-
-    let file = root.file("links", STANDARD.encode(&body));
-    let again = root.run(&["import", &file, "--json"]).ok().json();
-    assert_eq!((&again["added"], &again["known"]), (&json!([]), &json!([1, 2, 1])));
-    assert_eq!(again["refused"][0]["line"], 2);
-
-    let pasted = format!("{} {}\n{}", link("d", "d.example"), link("e", "e.example"), link("a", "a.example"));
-    let run = root.run(&["import", &pasted]).ok();
-    assert!(run.out.starts_with("2 added, 1 already known, 0 refused\n"), "{run:#?}");
-    assert_eq!(root.enabled(), ["a", "b", "d", "e"]);
+    let tuic = format!("tuic://{UUID}:{SECRET}@h.example:1");
+    let links = [
+        format!("hysteria2://{SECRET}@h.example:1?obfs=salamander&obfs-password={SECRET}"),
+        tuic,
+        format!("wg://{KEY}@h.example:1?publickey=ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8&presharedkey={KEY}"),
+        format!("vless://{SECRET}@h.example:1?type=kcp&seed={SECRET}"),
+        format!("vless://{SECRET}@h.example:1?type=quic&quicSecurity=aes-128-gcm&key={SECRET}"),
+        format!("vless://{SECRET}@h.example:1?encryption=mlkem768x25519plus.native.0rtt.{SECRET}"),
+        format!("vmess://{SECRET}@h.example:1"),
+        format!("ss://aes-128-gcm:{SECRET}@h.example:1?plugin=obfs-local%3B{SECRET}"),
+        format!("socks://{SECRET}:{SECRET}@h.example:1"),
+    ];
+    root.run_with(&["import", "-"], links.join("\n").as_bytes()).ok();
+    for id in 1..=links.len() {
+        let id = id.to_string();
+        for words in [&["show", id.as_str()] as &[_], &["show", id.as_str(), "--json"]] {
+            let out = root.run(words).ok().out;
+            assert!(out.contains("***") && !out.contains(SECRET) && !out.contains(KEY) && !out.contains(UUID), "{out}");
+        }
+        let out = root.run(&["show", &id, "--reveal"]).ok().out;
+        assert!(out.contains(SECRET) || out.contains(KEY), "{out}");
+    }
 }
 
 #[test]
-fn import_lists_twenty_refused_lines_or_all() {
-    let root = Root::new();
-    let body = format!("{}{}", "vless://bad\n".repeat(30), link("a", "a.example"));
-    let lines = |run: &crate::root::Run| run.out.lines().filter(|line| line.starts_with("  line ")).count();
-    let run = root.run_with(&["import", "-"], body.as_bytes()).ok();
-    assert_eq!(lines(&run), 20);
-    assert!(run.out.contains("and 10 more"), "{run:#?}");
-    assert_eq!(lines(&root.run_with(&["import", "-", "--verbose"], body.as_bytes()).ok()), 30);
-}
+fn a_qr_code_is_drawn_where_it_is_asked_for() {
+    let root = Root::with_configs();
+    let run = root.run(&["show", "1", "--qr"]).failed(2, "standard output is no terminal");
+    assert_eq!(run.out, "");
+    let run = root.run(&["show", "1", "--qr", "--force"]).ok();
+    let widths: Vec<_> = run.out.lines().map(|line| line.chars().count()).collect();
+    assert!(widths.len() > 10 && widths.iter().all(|width| *width == widths[0]), "{}", run.out);
+    assert!(run.out.lines().all(|line| line.chars().all(|c| " █▀▄".contains(c))), "{}", run.out);
+    root.run(&["show", "1", "--qr", "--json"]).failed(2, "do not go together");
+    let both = root.run(&["show", "1", "--qr", "--link", "--force"]).ok();
+    assert_eq!(both.out, format!("{}{}", run.out, root.run(&["show", "1", "--link"]).ok().out));
 
-#[test]
-fn import_fails_when_nothing_could_be_stored() {
-    let root = Root::new();
-    root.run(&["import", "-"]).failed(1, "standard input is empty");
-    let empty = root.file("empty", "\u{feff}\r\n# nothing\r\n");
-    root.run(&["import", &empty]).failed(1, "is empty");
-    root.run(&["import", "missing.txt"]).failed(1, "missing.txt");
-    root.run(&["import", "vless://x@h:0"]).failed(1, "port");
-    let run = root.run_with(&["import", "-"], b"vless://x@h:0\nss://y\n").failed(1, "all 2 lines");
-    assert!(run.out.contains("line 1") && run.out.contains("line 2"), "{run:#?}");
-    let run = root.run_with(&["import", "-", "--json"], b"vless://x@h:0\n");
-    assert_eq!((run.code, &run.json()["refused"][0]["line"]), (1, &json!(1)));
-    root.run_with(&["import", "-"], &vec![b'x'; (16 << 20) + 1]).failed(1, "16 MiB");
-    assert_eq!(root.run(&["list", "--json"]).ok().out, "[]\n");
-}
-
-#[test]
-fn ten_thousand_links_are_one_import() {
-    let root = Root::new();
-    let links: Vec<_> = (0..10_000).map(|number| link(&format!("n{number}"), &format!("h{number}.example"))).collect();
-    let run = root.run_with(&["import", "-"], links.join("\r\n").as_bytes()).ok();
-    assert_eq!(run.out, "10000 added, 0 already known, 0 refused\n");
-    assert_eq!(root.run(&["list"]).ok().out.lines().count(), 10_001);
+    let long = format!("trojan://{}@long.example:443", "p".repeat(3000));
+    root.run(&["import", &long]).ok();
+    root.run(&["show", "long.example", "--qr", "--force"]).failed(1, "a QR code holds 2953 at most");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod commands;
 mod frame;
+mod imports;
 mod root;
 mod server;
 mod subscriptions;

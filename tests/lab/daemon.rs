@@ -272,7 +272,11 @@ impl Daemon {
     /// Stores configs as they are and gives their ids, in order.
     pub fn store(&self, configs: &[xrat::config::Config]) -> Vec<i64> {
         let mut store = xrat::store::Store::open(&self.root.join("xrat.db")).unwrap();
-        let imported = store.import(configs, None, None, chrono::Utc::now()).unwrap();
+        let imported = store
+            .import(None, None, chrono::Utc::now(), |importing| {
+                configs.iter().try_for_each(|config| importing.add(config))
+            })
+            .unwrap();
         assert_eq!(imported.added.len(), configs.len(), "no two are the same node");
         imported.added.into_iter().map(|id| id.0).collect()
     }
