@@ -13,11 +13,15 @@ impl Shown {
     /// Quotes a value that is no credential.
     pub fn new(value: &str) -> Self {
         let mut shown = String::new();
-        for (index, character) in value.chars().enumerate() {
-            if index == SHOWN_CHARS {
+        let mut room = SHOWN_CHARS;
+        for character in value.chars() {
+            // What is spelled out takes as much room as its spelling.
+            let taken = if super::text::is_unprintable(character) { character.escape_unicode().count() } else { 1 };
+            let Some(left) = room.checked_sub(taken) else {
                 shown.push('…');
                 break;
-            }
+            };
+            room = left;
             if super::text::is_unprintable(character) {
                 shown.extend(character.escape_unicode());
             } else {
