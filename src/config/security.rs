@@ -28,7 +28,7 @@ impl Security {
 /// TLS as share links describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tls {
-    /// Server name, if the link has one; see [`Config::effective_sni`].
+    /// Server name, if the link has one; see [`Config::effective_sni`](super::Config::effective_sni).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// ALPN protocols in order of preference; empty means the engine's default.
@@ -54,7 +54,7 @@ pub struct Tls {
 /// REALITY as share links describe it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reality {
-    /// The borrowed server name, if the link has one; see [`Config::effective_sni`].
+    /// The borrowed server name, if the link has one; see [`Config::effective_sni`](super::Config::effective_sni).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
     /// Client hello to imitate; `chrome` unless the link says otherwise.

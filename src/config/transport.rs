@@ -21,7 +21,7 @@ pub enum Transport {
     Ws {
         /// Request path with its query; begins with `/`. Early data (`?ed=2048`) stays in it.
         path: String,
-        /// The Host header, if the link has one; see [`Config::effective_host`].
+        /// The Host header, if the link has one; see [`Config::effective_host`](super::Config::effective_host).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         host: Option<String>,
     },
