@@ -156,7 +156,8 @@ impl Place {
         let Self { name, address, port } = self;
         let mut config = Config { name, address, port, protocol, transport, security };
         if config.name.is_empty() {
-            config.name = config.endpoint();
+            // A host may be longer than names are.
+            config.name = text::name(&config.endpoint());
         }
         config
     }
