@@ -13,7 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use lab::random::Random;
 use lab::scratch::Scratch;
-use lab::{Kind, engine, nodes, rounds, source_dir};
+use lab::vectors::{expand, tables};
+use lab::{Kind, engine, nodes, rounds};
 use serde_json::{Value, json};
 use xrat::config::{
     Config, ConfigId, HttpHeader, Hysteria2, Obfs, Protocol, Reality, Secret, Security, Tls, Transport, Tuic, Wireguard,
@@ -358,13 +359,11 @@ fn claims_hold(program: &Path, batches: usize) -> BTreeSet<String> {
     kinds
 }
 
-/// Every link of the table of links that can be read, in one file for each engine.
+/// Every link of the tables that can be read, in one file for each engine.
 #[test]
-fn links_of_the_table_are_accepted() {
-    let text = std::fs::read_to_string(source_dir().join("tests/vectors/links.json")).unwrap();
-    let vectors: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let links = vectors.iter().filter_map(|vector| vector["link"].as_str());
-    let configs: Vec<_> = links.filter_map(|link| xrat::link::parse(link).ok()).collect();
+fn links_of_the_tables_are_accepted() {
+    let links = tables().into_iter().flat_map(|(_, rows)| rows).map(|row| expand(&row.link));
+    let configs: Vec<_> = links.filter_map(|link| xrat::link::parse(&link).ok()).collect();
     for kind in Kind::ALL {
         let Some(program) = engine(kind.name()) else { continue };
         let engine = nodes::version(&program).expect("an engine has a version");

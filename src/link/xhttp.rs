@@ -86,6 +86,9 @@ const KEYS: &[(&str, Kind, Expected)] = &[
     ("scMinPostsIntervalMs", Kind::Range(0, 60_000), "scMinPostsIntervalMs to be a number or a range up to 60000"),
 ];
 
+/// What Xray calls two of them since 26.6.22. A link that is written says the name that all versions of clients know.
+const RENAMED: &[(&str, &str)] = &[("sessionPlacement", "sessionIDPlacement"), ("sessionKey", "sessionIDKey")];
+
 /// The keys of `xmux`, all of them ranges.
 const XMUX: &[&str] = &["maxConcurrency", "maxConnections", "cMaxReuseTimes", "hMaxRequestTimes", "hMaxReusableSecs"];
 
@@ -122,7 +125,17 @@ fn reduce(param: &Param, mode: &str) -> Result<BTreeMap<String, Value>, LinkErro
     }
     let mut kept = BTreeMap::new();
     for (key, kind, expected) in KEYS {
-        let Some(value) = extra.get(*key).filter(|value| !is_unset(value)) else { continue };
+        let written = |key: &str| extra.get(key).filter(|value| !is_unset(value));
+        let renamed = RENAMED.iter().find(|(old, _)| old == key).and_then(|(_, new)| written(new));
+        let value = match (written(key), renamed) {
+            (Some(one), Some(other)) if one != other => {
+                return Err(
+                    param.invalid("sessionPlacement and sessionKey to be what sessionIDPlacement and sessionIDKey are")
+                );
+            }
+            (Some(value), _) | (None, Some(value)) => value,
+            (None, None) => continue,
+        };
         let value = checked(value, kind).ok_or_else(|| param.invalid(expected))?;
         kept.insert((*key).to_owned(), value);
     }

@@ -269,16 +269,14 @@ impl Daemon {
             .collect()
     }
 
-    /// Stores configs as they are and gives their ids, in order.
+    /// Imports configs, written as links, and gives their ids in order.
+    #[track_caller]
     pub fn store(&self, configs: &[xrat::config::Config]) -> Vec<i64> {
-        let mut store = xrat::store::Store::open(&self.root.join("xrat.db")).unwrap();
-        let imported = store
-            .import(None, None, chrono::Utc::now(), |importing| {
-                configs.iter().try_for_each(|config| importing.add(config))
-            })
-            .unwrap();
-        assert_eq!(imported.added.len(), configs.len(), "no two are the same node");
-        imported.added.into_iter().map(|id| id.0).collect()
+        let links: Vec<_> = configs.iter().map(xrat::link::write).collect();
+        let told = self.xrat_with_input(&["import", "-", "--json"], links.join("\n").as_bytes()).ok().json();
+        let added = told["added"].as_array().expect("import tells the new ids");
+        assert_eq!(added.len(), configs.len(), "no two are the same node: {told}");
+        added.iter().map(|id| id.as_i64().expect("an id is a number")).collect()
     }
 
     /// Starts `daemon run` as a child of the test, its log in [`Daemon::log`], and waits until it answers.

@@ -23,6 +23,7 @@
 //! | [`bus`] | a private session bus, `busctl` and `gdbus` |
 //! | [`systemd`] | a `systemd --user` with the daemon as its service |
 //! | [`bare`] | an engine with a session's file and without a daemon |
+//! | [`vectors`] | the tables of share links |
 //! | [`timing`] | two things measured in turn, and their medians |
 //!
 //! Everything ends on drop. What a killed test leaves behind is swept by the next one.
@@ -51,6 +52,7 @@ pub mod systemd;
 mod thread;
 pub mod timing;
 pub mod tls;
+pub mod vectors;
 pub mod wrapper;
 
 use std::path::PathBuf;

@@ -2,8 +2,9 @@
 
 use std::panic::catch_unwind;
 
+use crate::lab::vectors::{expand, tables};
 use crate::lab::{self, random::Random};
-use crate::vectors::{check_any, expand, tables};
+use crate::vectors::check_any;
 
 pub(crate) const SPICE: &[&str] = &[
     "%",

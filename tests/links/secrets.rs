@@ -3,8 +3,8 @@
 use xrat::link;
 
 use crate::damage::{SPICE, below};
+use crate::lab::vectors::expand;
 use crate::lab::{self, random::Random};
-use crate::vectors::expand;
 
 #[test]
 fn errors_never_quote_credentials() {

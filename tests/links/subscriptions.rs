@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use xrat::link::{self, subscription};
 
 use crate::damage::damage;
+use crate::lab::vectors::expand;
 use crate::lab::{self, random::Random};
-use crate::vectors::expand;
 
 /// A row of `vectors/subscriptions.json`; `<<text>>` stands for the base64 of the text.
 #[derive(Deserialize)]

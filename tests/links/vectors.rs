@@ -1,53 +1,9 @@
 //! The tables: what each link says, or why it is refused.
 
-use std::path::Path;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use xrat::link;
 
-use crate::lab;
-
-/// A row of a table. In a link, `<<text>>` stands for the base64 of the text.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Vector {
-    pub(crate) link: String,
-    /// Expected fields; null for one that must be absent.
-    #[serde(default)]
-    fields: Map<String, Value>,
-    /// Another link of the same node.
-    same_as: Option<String>,
-    /// A part of the expected error.
-    error: Option<String>,
-}
-
-/// The tables by name, one a scheme.
-pub(crate) fn tables() -> Vec<(String, Vec<Vector>)> {
-    let folder = lab::source_dir().join("tests/vectors");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut tables: Vec<_> =
-        files.filter(|file| file.file_stem().unwrap() != "subscriptions").map(|file| table(&file)).collect();
-    tables.sort_by(|(one, _), (other, _)| one.cmp(other));
-    tables
-}
-
-fn table(file: &Path) -> (String, Vec<Vector>) {
-    let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
-    let rows = serde_json::from_slice(&std::fs::read(file).unwrap());
-    (name, rows.unwrap_or_else(|error| panic!("{}: {error}", file.display())))
-}
-
-pub(crate) fn expand(link: &str) -> String {
-    match (link.find("<<"), link.rfind(">>")) {
-        (Some(from), Some(to)) if from + 2 <= to => {
-            format!("{}{}{}", &link[..from], STANDARD.encode(&link[from + 2..to]), &link[to + 2..])
-        }
-        _ => link.to_owned(),
-    }
-}
+use crate::lab::vectors::{Vector, expand, tables};
 
 /// What must hold for whatever is given to the parser.
 pub(crate) fn check_any(link: &str) {
