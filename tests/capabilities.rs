@@ -300,7 +300,12 @@ impl Maker {
                 .once_in(6)
                 .then(|| self.text(&["ab", &"ab".repeat(32), &format!("{0},{0}", "0F".repeat(32))])),
             verify_name: self.once_in(6).then(|| self.text(&["a.test", "a.test,b.test"])),
-            ech: self.once_in(8).then(|| self.text(&["AEX+DQBBmAAgACAAAA==", "https://1.1.1.1/dns-query"])),
+            ech: self.once_in(8).then(|| {
+                self.text(&[
+                    "AEH+DQA9AQAgACAAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAEAAEAAQAOcHVibGljLmV4YW1wbGUAAA==",
+                    "https://1.1.1.1/dns-query",
+                ])
+            }),
         }
     }
 }

@@ -12,7 +12,7 @@ mod security;
 mod transport;
 
 pub use protocol::{Hysteria2, Obfs, Protocol, Tuic, Wireguard};
-pub use security::{Reality, Security, Tls};
+pub use security::{Reality, Security, Tls, ech_config_list};
 pub use transport::{HttpHeader, Transport};
 
 /// The key of a row of `configs`. Never reused, also not after the row was removed.
@@ -72,6 +72,9 @@ pub struct Config {
     /// What protects the transport.
     pub security: Security,
 }
+
+/// From this length on a user name or a header is taken for a credential.
+const TOKEN_BYTES: usize = 8;
 
 /// Namespace of [`Config::identity`]; changing it would make every stored config a stranger to its own link.
 const IDENTITY: Uuid = Uuid::from_u128(0x6c1d_1d0a_9a53_4b0e_8f6b_7d2c_3a55_e0f1);
@@ -149,6 +152,9 @@ impl Config {
     /// addresses write it: for words of an engine that may quote its file.
     pub fn masked(&self, text: &str) -> String {
         let secrets = self.protocol.secrets().into_iter().chain(self.transport.secret()).map(Secret::reveal);
+        // Only where they are long: a short one is a word, and the text would lose it everywhere.
+        let tokens = self.protocol.username().into_iter().chain(self.transport.headers());
+        let secrets = secrets.chain(tokens.filter(|token| token.len() >= TOKEN_BYTES));
         secrets.filter(|secret| !secret.is_empty() && *secret != "none").fold(text.to_owned(), |text, secret| {
             let json = serde_json::Value::from(secret).to_string();
             let encoded = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();

@@ -85,6 +85,14 @@ impl Protocol {
         }
     }
 
+    /// The user name of a proxy, which is often a token.
+    pub(super) fn username(&self) -> Option<&str> {
+        match self {
+            Self::Socks { username, .. } | Self::Http { username, .. } => username.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Everything in here that must not be seen, for [`super::Config::masked`].
     pub(super) fn secrets(&self) -> Vec<&Secret> {
         match self {

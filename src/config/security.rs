@@ -1,5 +1,7 @@
 //! What protects the transport: nothing, TLS or REALITY.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// What protects the transport.
@@ -46,7 +48,7 @@ pub struct Tls {
     /// The certificate is verified for this name instead (`vcn`, Xray only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_name: Option<String>,
-    /// Encrypted client hello configuration (`ech`, Xray only).
+    /// The node's keys for an encrypted client hello (`ech`, Xray only): see [`ech_config_list`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ech: Option<String>,
 }
@@ -69,4 +71,22 @@ pub struct Reality {
     /// ML-DSA-65 verification key (`pqv`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mldsa65_verify: Option<String>,
+}
+
+/// An ECHConfigList in the base64 that engines read, if `text` is the base64 of one.
+///
+/// In the same place Xray also takes the address of a server to ask for the list, over DNS or HTTPS and past the node:
+/// such a text is none. Source: RFC 9849, section 4 (the list is its length in 16 bits, then configurations of a
+/// version and a length).
+pub fn ech_config_list(text: &str) -> Option<String> {
+    let bytes = STANDARD.decode(text).ok()?;
+    let (length, mut rest) = bytes.split_first_chunk::<2>()?;
+    if usize::from(u16::from_be_bytes(*length)) != rest.len() || rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let (&[_, _, high, low], contents) = rest.split_first_chunk::<4>()?;
+        rest = contents.get(usize::from(u16::from_be_bytes([high, low]))..)?;
+    }
+    Some(STANDARD.encode(bytes))
 }

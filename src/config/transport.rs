@@ -119,6 +119,15 @@ impl Transport {
         }
     }
 
+    /// The values of headers that the link adds to requests.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &str> {
+        let extra = match self {
+            Self::Xhttp { extra, .. } => extra.get("headers"),
+            _ => None,
+        };
+        extra.and_then(Value::as_object).into_iter().flat_map(|headers| headers.values().filter_map(Value::as_str))
+    }
+
     /// What in here must not be seen, for [`super::Config::masked`].
     pub(super) fn secret(&self) -> Option<&Secret> {
         match self {

@@ -63,9 +63,13 @@ fn settings(config: &Config) -> Value {
             servers(config, [("method", method.as_str().into()), ("password", password.reveal().into())])
         }
         Protocol::Socks { username, password } | Protocol::Http { username, password } => {
-            let user = username
-                .as_ref()
-                .map(|name| json!({ "user": name, "pass": password.as_ref().map_or("", Secret::reveal) }));
+            let login = username.is_some() || password.is_some();
+            let user = login.then(|| {
+                json!({
+                    "user": username.as_deref().unwrap_or_default(),
+                    "pass": password.as_ref().map_or("", Secret::reveal),
+                })
+            });
             servers(config, user.map(|user| ("users", json!([user]))))
         }
         Protocol::Hysteria2(_) => udp::hysteria(config),

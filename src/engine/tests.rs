@@ -10,6 +10,9 @@ use crate::config::{HttpHeader, Reality, Secret, Security, Tls, Transport};
 
 mod transports;
 
+/// An ECHConfigList with one configuration.
+const ECH: &str = "AEH+DQA9AQAgACAAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAEAAEAAQAOcHVibGljLmV4YW1wbGUAAA==";
+
 fn engine(family: Family, version: &str) -> Engine {
     Engine { family, version: version.parse().unwrap(), path: family.name().into() }
 }
@@ -128,7 +131,7 @@ fn v2ray_refuses_what_it_would_ignore() {
         let tls = |tls: Tls| Security::Tls(tls);
         let pinned = Tls { pinned_sha256: Some("ab".repeat(32)), ..Tls::default() };
         let named = Tls { verify_name: Some("a.test".into()), ..Tls::default() };
-        let ech = Tls { ech: Some("AEX+".into()), ..Tls::default() };
+        let ech = Tls { ech: Some(ECH.into()), ..Tls::default() };
         let encrypted = Protocol::Vless {
             uuid: Secret::new("short"),
             encryption: Secret::new("mlkem768x25519plus.native.0rtt.s3cr3t"),

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{Family, Lack, Version, kcp, keys, udp, xhttp};
-use crate::config::{Config, Protocol, Reality, Security, Tls, Transport};
+use crate::config::{Config, Protocol, Reality, Security, Tls, Transport, ech_config_list};
 
 /// From here `allowInsecure` ends the start: at once in 26.1.31, and from 2026-06-01 on in 26.2.6 and later.
 const NO_ALLOW_INSECURE: Version = Version::new(26, 1, 31);
@@ -150,6 +150,9 @@ fn check_tls(version: Version, tls: &Tls) -> Result<(), Lack> {
     }
     if tls.pinned_sha256.as_deref().is_some_and(|hashes| !keys::is_hashes(hashes)) {
         return Err(Lack::none("a pinned certificate (pcs) that is not SHA-256 in hex"));
+    }
+    if tls.ech.as_deref().is_some_and(|ech| ech_config_list(ech).is_none()) {
+        return Err(Lack::none("an encrypted client hello (ech) whose keys are to be looked up past the node"));
     }
     if tls.ech.is_some() && version < ECH_AND_MLDSA {
         return Err(Lack::but("Xray 25.8.3 or newer", "an encrypted client hello (ech)"));

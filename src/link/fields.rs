@@ -172,6 +172,11 @@ pub fn fields(config: &Config) -> Fields {
 impl Fields {
     /// Every credential among them.
     pub fn secrets(&mut self) -> impl Iterator<Item = &mut String> {
+        let headers = self.extra.get_mut("headers").and_then(Value::as_object_mut);
+        let headers = headers.into_iter().flat_map(|headers| headers.values_mut()).filter_map(|value| match value {
+            Value::String(text) => Some(text),
+            _ => None,
+        });
         // A user name is often a token.
         [
             &mut self.uuid,
@@ -187,6 +192,7 @@ impl Fields {
         ]
         .into_iter()
         .flatten()
+        .chain(headers)
     }
 
     fn add_protocol(&mut self, protocol: &Protocol) {

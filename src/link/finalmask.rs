@@ -18,7 +18,7 @@ const HYSTERIA: &str = "the mask salamander, and udpHop";
 
 /// Refuses a link with masks, for transports that have none xrat could say in its own words.
 pub(super) fn refuse(params: &Params<'_>) -> Result<(), LinkError> {
-    match params.get(&["fm"])? {
+    match params.secret(&["fm"])? {
         Some(mask) => Err(mask.unsupported("a link without finalmask")),
         None => Ok(()),
     }

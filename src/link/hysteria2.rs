@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use super::error::{LinkError, Shown};
 use super::security;
 use super::text::{self, Expected};
-use super::url::{Params, Query, Tail, credential};
+use super::url::{Params, Query, Tail, credential, shown};
 use super::{Place, finalmask};
 use crate::config::{Config, Hysteria2, Obfs, Protocol, Secret, Security, Transport};
 
@@ -24,7 +24,7 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     let authority = tail.authority(false)?;
     let auth = credential("auth", authority.userinfo.unwrap_or_default())?;
     let ports = authority.ports().map(|written| {
-        ports(written).map_err(|expected| LinkError::Invalid { field: "port", value: Shown::new(written), expected })
+        ports(written).map_err(|expected| LinkError::Invalid { field: "port", value: shown(written, false), expected })
     });
     let place = Place { name: tail.name(), address: authority.address()?, port: DEFAULT_PORT };
     build(place, ports.transpose()?, auth, &tail.params)
@@ -138,7 +138,8 @@ pub(super) fn ports(text: &str) -> Result<Ports, Expected> {
 
 fn obfs(params: &Params<'_>, salamander: Option<String>) -> Result<Option<Obfs>, LinkError> {
     let password = params.secret(&["obfs-password", "obfs_password", "obfsPassword"])?;
-    let kind = params.get(&["obfs"])?.filter(|kind| kind.word() != "none");
+    // In version 1 the password was in this place.
+    let kind = params.secret(&["obfs"])?.filter(|kind| kind.word() != "none");
     let Some(kind) = kind else {
         return match (password, salamander) {
             (None, None) => Ok(None),

@@ -3,12 +3,12 @@
 //! Source: Xray's proposal for share links (discussion 716) and the checks of its `infra/conf`.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::error::{LinkError, Shown};
 use super::text::{self, Expected};
 use super::url::{Params, Query};
-use crate::config::{Reality, Security, Tls, Transport};
+use crate::config::{Reality, Security, Tls, Transport, ech_config_list};
 
 /// Bytes of an X25519 public key.
 const X25519_BYTES: usize = 32;
@@ -82,7 +82,7 @@ pub(super) fn tls(params: &Params<'_>) -> Result<Tls, LinkError> {
         // Hysteria's word for the same pin.
         pinned_sha256: params.get(&["pcs", "pinSHA256"])?.map(|param| param.check(pinned)).transpose()?,
         verify_name: params.get(&["vcn"])?.map(|param| param.check(verify_names)).transpose()?,
-        ech: params.get(&["ech"])?.map(|param| param.value),
+        ech: params.get(&["ech"])?.map(|param| param.check(ech)).transpose()?,
     })
 }
 
@@ -179,6 +179,11 @@ fn pinned(value: &str) -> Result<String, Expected> {
     } else {
         Err("SHA-256 hashes of 64 hex digits, comma-separated")
     }
+}
+
+fn ech(value: &str) -> Result<String, Expected> {
+    let list = text::base64_bytes(value).and_then(|bytes| ech_config_list(&STANDARD.encode(bytes)));
+    list.ok_or("base64 of the node's own ECHConfigList (one to be looked up would be asked for past the node)")
 }
 
 fn verify_names(value: &str) -> Result<String, Expected> {

@@ -79,7 +79,8 @@ pub(super) fn again<T>(value: &str, check: impl Fn(&str) -> Result<T, Expected>)
 pub(super) fn rooted(value: &str) -> String {
     let twice = value.get(..3).is_some_and(|head| head.eq_ignore_ascii_case("%2F"));
     let decoded = if twice { decode(value).unwrap_or(Cow::Borrowed(value)) } else { Cow::Borrowed(value) };
-    if decoded.starts_with('/') { decoded.into_owned() } else { format!("/{decoded}") }
+    let path = decoded.trim();
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
 /// A JSON value as text, lists with commas; `None` for what has no text form.

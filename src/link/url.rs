@@ -10,6 +10,9 @@ use std::ops::RangeInclusive;
 use super::error::{LinkError, Shown};
 use super::{Place, text};
 
+/// The longest word that is quoted where a credential may have got to.
+const NAME_BYTES: usize = 32;
+
 /// What follows `scheme://`, cut at the first `#` and then at the first `?`.
 pub(super) struct Tail<'a> {
     /// Everything before `?` and `#`.
@@ -216,6 +219,13 @@ impl Param {
         LinkError::Unsupported { field: self.label, value: self.shown(), expected }
     }
 
+    /// Not quoted in errors unless it looks like a name: it may be a credential that somebody put here.
+    pub(super) fn name_or_secret(self) -> Self {
+        let name = self.value.len() <= NAME_BYTES
+            && self.value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        Self { secret: self.secret || !name, ..self }
+    }
+
     /// Applies one of the checks of [`text`]; a value that passes only when it is decoded once more was encoded once
     /// too often.
     pub(super) fn check<T>(&self, check: impl Fn(&str) -> Result<T, text::Expected>) -> Result<T, LinkError> {
@@ -241,11 +251,13 @@ impl Param {
     }
 }
 
-/// Quotes a value up to an `=`: behind it is another parameter, maybe a key, where a `?` or `&` got lost.
-fn shown(value: &str, secret: bool) -> Shown {
-    match value.split_once('=') {
+/// Quotes a value up to an `=`, encoded or not: behind it is another parameter, maybe a key, where a `?` or `&` got lost.
+pub(super) fn shown(value: &str, secret: bool) -> Shown {
+    let lower = value.to_ascii_lowercase();
+    let sign = ["=", "%3d", "%253d"].into_iter().filter_map(|sign| lower.find(sign)).min();
+    match sign.and_then(|at| value.get(..at)) {
         _ if secret => Shown::hidden(),
-        Some((front, _)) => Shown::new(&format!("{front}=…")),
+        Some(front) => Shown::new(&format!("{front}=…")),
         None => Shown::new(value),
     }
 }

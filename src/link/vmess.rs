@@ -129,7 +129,7 @@ fn user(uuid: String, params: &Params<'_>) -> Result<Protocol, LinkError> {
     if let Some(flow) = params.get(&["flow"])?.filter(|flow| flow.word() != "none") {
         return Err(flow.invalid("no flow, which is of vless only"));
     }
-    let method = params.get(&["encryption"])?.map(|param| param.check(method)).transpose()?;
+    let method = params.get(&["encryption"])?.map(|param| param.name_or_secret().check(method)).transpose()?;
     let alter_id = params.get(&["aid", "alterId"])?;
     let alter_id = alter_id.map(|param| param.check(|value| value.parse().map_err(|_| "a number from 0 to 65535")));
     Ok(Protocol::Vmess {

@@ -147,7 +147,10 @@ impl Maker {
                 if maker.yes() { format!("{hash},{hash}") } else { hash }
             }),
             verify_name: self.maybe(|_| "a.example,b.example".to_owned()),
-            ech: self.maybe(|maker| STANDARD.encode(maker.key())),
+            ech: self.maybe(|maker| {
+                // A list of one configuration of a version nobody knows, with a key for its contents.
+                STANDARD.encode([&[0, 36, 0, 1, 0, 32][..], &maker.key()].concat())
+            }),
         }
     }
 
