@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
@@ -88,7 +88,12 @@ pub struct Manner {
 /// # Errors
 /// See [`DaemonError`]. A session that was running is adopted by the next daemon.
 pub fn run(paths: Paths, manner: Manner) -> Result<(), DaemonError> {
-    let program = std::env::current_exe();
+    let program =
+        std::env::current_exe().map(|path| match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+            // What the kernel says of a file that was replaced; the new one is in its place.
+            Some(place) if !path.exists() => PathBuf::from(place),
+            _ => path,
+        });
     if manner.background {
         // Fails only for a process that leads a group already, which is as good.
         let _ = rustix::process::setsid();
@@ -115,10 +120,14 @@ pub fn run(paths: Paths, manner: Manner) -> Result<(), DaemonError> {
             Ok(())
         }
         End::Restart(gates) => {
-            let path = program.unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+            let own = Path::new("/proc/self/exe");
+            let path = program.unwrap_or_else(|_| own.to_owned());
             tracing::info!("executing {} again", path.display());
             let source = restart(&path, &paths, manner, &lock, &listener, &gates);
-            Err(DaemonError::Restart { path, source })
+            // The file is away, or in the middle of an update; the one that runs can still be had.
+            tracing::warn!("cannot execute {}: {source}; the daemon stays the program that it was", path.display());
+            let source = restart(own, &paths, manner, &lock, &listener, &gates);
+            Err(DaemonError::Restart { path: own.to_owned(), source })
         }
     }
 }

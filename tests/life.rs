@@ -5,7 +5,7 @@ mod lab;
 
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use lab::client::{self, Kept, udp_exchange_via_socks};
 use lab::left::assert_nothing_runs;
@@ -28,6 +28,7 @@ with_each_engine!(
     connect_carries_traffic_until_disconnect,
     a_killed_daemon_costs_no_traffic_and_is_succeeded,
     a_restart_keeps_pids_and_connections,
+    a_restart_that_would_fail_changes_nothing,
     sigterm_and_stop_leave_nothing,
     a_crash_of_both_is_recovered_from_and_a_stop_is_respected,
     another_boot_connects_only_if_told_to,
@@ -35,7 +36,7 @@ with_each_engine!(
 );
 
 /// What a running session is known by.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Running {
     session: i64,
     pid: u32,
@@ -200,6 +201,38 @@ fn a_restart_keeps_pids_and_connections(kind: Kind) {
         assert!(!process::is_alive(before.1));
         assert_nothing_runs(&daemon, &[]);
     }
+}
+
+/// A restart that cannot be is refused or done with what there is: the session is never without a daemon.
+fn a_restart_that_would_fail_changes_nothing(kind: Kind) {
+    let Some(lab) = Lab::start(kind) else { return };
+    let (mut daemon, id) = lab.root(kind, &[]);
+    daemon.install_program("bin/xrat");
+    daemon.start();
+    let before = (connect(&daemon, id), daemon.pid());
+    let instance = || daemon.status()["session"]["owner_instance_id"].clone();
+    let first = instance();
+
+    let settings = daemon.root().join("config.toml");
+    let good = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{good}\n[subscriptions]\nupdate_hours = \"x\"\n")).unwrap();
+    let refused = daemon.xrat(&["daemon", "restart"]).exits(2).stderr;
+    assert!(refused.contains("goes on as it was") && refused.contains("config.toml: line "), "{refused}");
+    assert_eq!(((running(&daemon), daemon.pid()), instance()), (before.clone(), first.clone()));
+    std::fs::write(&settings, good).unwrap();
+
+    let (place, away) = (daemon.program_path().to_owned(), daemon.program_path().with_extension("away"));
+    std::fs::rename(&place, &away).unwrap();
+    let restarted = Command::new(&away).arg("--root").arg(daemon.root()).args(["daemon", "restart"]).output().unwrap();
+    assert!(restarted.status.success(), "{restarted:?}");
+    std::fs::rename(&away, &place).unwrap();
+    let second = instance();
+    assert_ne!(second, first);
+    assert_eq!((running(&daemon), daemon.pid()), before);
+    // And from then on with the file that is in the place again.
+    daemon.xrat(&["daemon", "restart"]).ok();
+    assert_eq!(((running(&daemon), daemon.pid()), instance() == second), (before, false));
+    assert_page(&lab, &daemon);
 }
 
 fn sigterm_and_stop_leave_nothing(kind: Kind) {

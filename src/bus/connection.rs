@@ -53,6 +53,9 @@ impl Connected {
     }
 }
 
+/// So long the name is left to an owner that lost it: a daemon that executes itself takes less.
+const FIRST_RIGHT: Duration = Duration::from_secs(2);
+
 /// Connects again and again. Ends with the daemon only.
 pub(super) async fn live(presence: &Bus, executor: &LocalExecutor<'_>) {
     // The first failure is that of a machine without a bus; the pauses of a bus that went away are shorter.
@@ -200,6 +203,8 @@ async fn own_name(bus: &Connection, shared: &Shared, admitted: &Cell<bool>) -> z
         loop {
             let Some(change) = owners.next().await else { return Err(zbus::Error::Failure("closed".into())) };
             if change.args()?.new_owner().is_none() {
+                // One that only executes itself again is back in a moment, and its session is what everybody means.
+                Timer::after(FIRST_RIGHT).await;
                 break;
             }
         }

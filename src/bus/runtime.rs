@@ -11,6 +11,7 @@ use super::view::Present;
 use super::{Shared, unexpected};
 use crate::command::{Command, Outcome};
 use crate::config::ConfigId;
+use crate::event::BusPresence;
 
 /// The interface's name.
 pub(super) const INTERFACE: &str = "org.xrat.Daemon1.Runtime";
@@ -58,7 +59,13 @@ impl Runtime {
     async fn get_status(&self) -> Result<Dict, Error> {
         let work = async {
             match self.0.ask(Command::RuntimeStatus {}).await? {
-                Outcome::Status(status) => Ok(values::status(&status)),
+                Outcome::Status(mut status) => {
+                    // A call that had the daemon started arrives with the name, before the loop hears of it.
+                    if status.bus == BusPresence::Absent {
+                        status.bus = BusPresence::Owned;
+                    }
+                    Ok(values::status(&status))
+                }
                 other => unexpected(&other),
             }
         };

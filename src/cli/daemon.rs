@@ -313,6 +313,25 @@ fn watch(pid: u32) -> Option<Async<OwnedFd>> {
 
 async fn restart(paths: &Paths) -> Result<(DaemonInfo, &'static str), CliError> {
     let Some(before) = ping(paths).await? else { return Ok((start(paths).await?.0, "Started")) };
+    // The process stays the same one; that it ends means that it did not begin again.
+    let process = watch(before.pid);
+    let ended = async {
+        match process {
+            Some(process) => process.readable().await.map_or((), |()| ()),
+            None => std::future::pending().await,
+        }
+    };
+    match select(std::pin::pin!(again(paths, &before)), std::pin::pin!(ended)).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => {
+            let lines = File::open(paths.daemon_log()).and_then(|log| last_lines(&log, 0)).unwrap_or_default();
+            Err(CliError::NotStarted { what: "it ended instead of starting again".to_owned(), usage: false, lines })
+        }
+    }
+}
+
+/// Has the daemon execute itself, and waits until the next instance answers.
+async fn again(paths: &Paths, before: &DaemonInfo) -> Result<(DaemonInfo, &'static str), CliError> {
     accept(client::call(&paths.socket(), &Command::DaemonRestart {}).await?)?;
     let deadline = Instant::now() + START_TIMEOUT;
     while Instant::now() < deadline {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use smol::LocalExecutor;
 
-use super::machine::Rules;
+use super::machine::{Input, Rules};
 use super::public::OpenGate;
 use crate::command::DaemonInfo;
 use crate::config::Config;
@@ -60,6 +60,22 @@ pub(super) struct Running {
 }
 
 impl Context {
+    /// SIGHUP: settings that cannot be used leave the old ones in force.
+    pub(super) fn reload(&self) -> Option<Input> {
+        match Settings::load(&self.paths.settings()) {
+            Ok((settings, warnings)) => {
+                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                *self.settings.borrow_mut() = Rc::new(settings);
+                tracing::info!("settings read again; ports apply at the next session");
+                Some(Input::SettingsRead(self.rules()))
+            }
+            Err(error) => {
+                tracing::error!("the settings stay as they were: {error}");
+                None
+            }
+        }
+    }
+
     /// The settings as of now; a reload does not change what is held already.
     pub(super) fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())

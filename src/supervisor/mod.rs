@@ -41,7 +41,7 @@ use self::handle::Call;
 pub use self::handle::Handle;
 use self::machine::{Beginning, CallId, Effect, Input, Machine, Now};
 use self::start::GiveUp;
-use crate::command::{DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
+use crate::command::{Command, DaemonInfo, Failure, Outcome, PROTOCOL_VERSION};
 use crate::event::{BusPresence, Event, Reason, SessionId, State, Status};
 use crate::gate::{Behind, Handover};
 use crate::paths::Paths;
@@ -248,7 +248,7 @@ impl Supervisor {
             let input = match wake {
                 Wake::Call(call) => self.take_call(call),
                 Wake::Task(input) => input,
-                Wake::Signal(Some(Signal::Hup)) => self.reload(),
+                Wake::Signal(Some(Signal::Hup)) => self.context.reload(),
                 Wake::Signal(signal) => signal.map(|_| Input::Terminate),
                 Wake::Network => Some(self.look_at_network()),
                 Wake::Alarm => Some(Input::Tick),
@@ -300,6 +300,13 @@ impl Supervisor {
     fn take_call(&mut self, call: Call) -> Option<Input> {
         match call {
             Call::Command(command, reply) => {
+                if let Command::DaemonRestart {} = command
+                    && let Err(error) = Settings::load(&self.context.paths.settings())
+                {
+                    // The daemon that would be executed would end at once with such settings.
+                    let _ = reply.send(Err(Failure::BadRequest(format!("the daemon goes on as it was: {error}"))));
+                    return None;
+                }
                 self.next_call += 1;
                 let id = CallId(self.next_call);
                 tracing::debug!(call = id.0, "{}", command.name());
@@ -313,22 +320,6 @@ impl Supervisor {
                 None
             }
             Call::OnBus(presence) => Some(Input::OnBus(presence)),
-        }
-    }
-
-    /// SIGHUP: settings that cannot be used leave the old ones in force.
-    fn reload(&mut self) -> Option<Input> {
-        match Settings::load(&self.context.paths.settings()) {
-            Ok((settings, warnings)) => {
-                warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                *self.context.settings.borrow_mut() = Rc::new(settings);
-                tracing::info!("settings read again; ports apply at the next session");
-                Some(Input::SettingsRead(self.context.rules()))
-            }
-            Err(error) => {
-                tracing::error!("the settings stay as they were: {error}");
-                None
-            }
         }
     }
 

@@ -78,6 +78,10 @@ fn a_second_daemon_works_without_the_name_and_takes_it_later() {
         assert_eq!(json["bus"], "taken", "{words:?}");
     }
     assert_eq!(set.bus.call(RUNTIME, "GetStatus", &[])["bus"], "owned", "of the first");
+    // One that executes itself again comes back to its name, whoever waits.
+    set.daemon.xrat(&["daemon", "restart"]).ok();
+    wait_until("the first has the name again", || set.daemon.status()["bus"] == "owned");
+    assert_eq!(set.bus.call(DAEMON, "Ping", &[])["pid"], set.daemon.pid());
     set.bus.gdbus("org.xrat.Daemon1.Shutdown", &[]).unwrap();
     let ping = ["--json=short", "call", NAME, PATH, DAEMON, "Ping"];
     let own = second.pid().to_string();

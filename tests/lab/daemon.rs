@@ -144,6 +144,11 @@ impl Daemon {
         self.environment.push((name.into(), Some(value.into())));
     }
 
+    /// Where the program is that it runs.
+    pub fn program_path(&self) -> &Path {
+        &self.program
+    }
+
     /// Has the program run from another place from now on: `name`, a path in the home.
     pub fn install_program(&mut self, name: &str) {
         let path = self.home().join(name);
