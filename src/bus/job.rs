@@ -124,6 +124,7 @@ pub(super) async fn begin(
     shared.running.fetch_add(1, Ordering::Relaxed);
     if shared.jobs.try_send(request).is_err() {
         shared.running.fetch_sub(1, Ordering::Relaxed);
+        let _ = bus.object_server().remove::<Job, _>(&path).await;
         return Err(Error::Conflict("the daemon is ending".into()));
     }
     Ok(path)
