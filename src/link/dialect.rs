@@ -23,7 +23,7 @@ pub(super) fn shadowrocket<'a>(tail: &Tail<'a>) -> Result<Option<Link<'a>>, Link
     if tail.main.contains('@') {
         return Ok(None);
     }
-    let decoded = text::encoded_text(tail.main);
+    let decoded = tail.decoded();
     let Some((user, endpoint)) = decoded.as_deref().and_then(|decoded| decoded.rsplit_once('@')) else {
         return Ok(None);
     };

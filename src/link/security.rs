@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::error::{LinkError, Shown};
 use super::text::{self, Expected};
-use super::url::{Params, Query};
+use super::url::{Param, Params, Query};
 use crate::config::{Reality, Security, Tls, Transport, ech_config_list};
 
 /// Bytes of an X25519 public key.
@@ -46,18 +46,48 @@ pub(super) struct Rules {
 
 /// Reads `security` and the parameters that go with it; parameters of another security mean nothing and are dropped.
 pub(super) fn read(params: &Params<'_>, rules: Rules) -> Result<Security, LinkError> {
-    let silent =
-        |params: &Params<'_>| if rules.tls_by_default { tls(params).map(Security::Tls) } else { Ok(Security::None) };
-    let Some(security) = params.get(&["security"])? else { return silent(params) };
+    let Some(security) = params.get(&["security"])? else { return unsaid(params, rules, None) };
     match security.word().as_str() {
-        "auto" => silent(params),
-        "none" => Ok(Security::None),
+        "auto" => unsaid(params, rules, Some(&security)),
+        "none" => match another_word(params)? {
+            Some((word, true)) => Err(word.invalid("0, because security is none")),
+            _ => Ok(Security::None),
+        },
         "tls" => tls(params).map(Security::Tls),
         "reality" if rules.reality => reality(params).map(Security::Reality),
         "reality" => Err(security.unsupported("none or tls (reality only with vless and trojan)")),
         _ if rules.reality => Err(security.invalid("none, tls or reality")),
         _ => Err(security.invalid("none or tls")),
     }
+}
+
+/// The security of a link that does not name one: what its other words mean, else what the scheme does.
+fn unsaid(params: &Params<'_>, rules: Rules, auto: Option<&Param>) -> Result<Security, LinkError> {
+    const REALITY: Expected = "security=reality, because there is a pbk";
+    let word = another_word(params)?.map(|(_, yes)| yes);
+    let public_key = params.secret(&["pbk"])?.is_some();
+    match word {
+        // As Shadowrocket has it.
+        Some(true) if public_key && rules.reality => reality(params).map(Security::Reality),
+        Some(true) => tls(params).map(Security::Tls),
+        None if public_key => {
+            let missing = LinkError::Missing { field: "security", expected: REALITY };
+            Err(auto.map_or(missing, |auto| auto.invalid(REALITY)))
+        }
+        _ if rules.tls_by_default => tls(params).map(Security::Tls),
+        _ => Ok(Security::None),
+    }
+}
+
+/// `tls=1`, Shadowrocket's word, and what it says; also with the words that VMess objects have in that place.
+fn another_word(params: &Params<'_>) -> Result<Option<(Param, bool)>, LinkError> {
+    let Some(param) = params.get(&["tls"])? else { return Ok(None) };
+    let yes = match param.word().as_str() {
+        "tls" => true,
+        "none" => false,
+        word => text::flag(word).ok_or_else(|| param.invalid("0 or 1"))?,
+    };
+    Ok(Some((param, yes)))
 }
 
 /// Holds REALITY to the transports that carry it.

@@ -26,7 +26,7 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
         let (method, password) = userinfo(authority.userinfo.unwrap_or_default())?;
         return build(tail.place(&authority, None)?, &method, password, &tail.params);
     }
-    let decoded = text::encoded_text(tail.main);
+    let decoded = tail.decoded();
     let Some(decoded) = decoded.filter(|decoded| decoded.contains('@')) else {
         let expected = "base64(method:password)@host:port";
         return Err(LinkError::Missing { field: "host", expected });
@@ -58,6 +58,7 @@ pub(super) fn write(config: &Config, method: &str, password: &Secret, plugin: Op
 
 /// Puts a node together.
 pub(super) fn build(place: Place, method: &str, password: String, params: &Params<'_>) -> Result<Config, LinkError> {
+    params.without(&["obfs", "shadow-tls", "v2ray-plugin"], "plugin with the name of one and its options")?;
     let method = cipher(method)?;
     let password = match key_bytes(method) {
         Some(length) => keys(method, &password, length)?,

@@ -134,6 +134,15 @@ pub(super) fn encoded_text(raw: &str) -> Option<String> {
     base64_text(&percent_decode_str(raw).decode_utf8().ok()?)
 }
 
+/// What a word says where only yes or no can be meant, in YAML's words as well.
+pub(super) fn flag(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" => Some(true),
+        "0" | "false" | "no" | "off" | "n" => Some(false),
+        _ => None,
+    }
+}
+
 /// Checks a port.
 pub(super) fn port(text: &str) -> Result<NonZeroU16, Expected> {
     // `u16::from_str` takes a leading `+`, which no other client does.

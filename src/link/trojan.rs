@@ -64,11 +64,8 @@ pub(super) fn build(place: Place, password: String, params: &Params<'_>) -> Resu
     if let Some(flow) = params.get(&["flow"])?.filter(|flow| flow.word() != "none") {
         return Err(flow.invalid("no flow: it was removed from trojan"));
     }
-    for name in ["plugin", "obfs"] {
-        if let Some(plugin) = params.secret(&[name])?.filter(|plugin| plugin.word() != "none") {
-            return Err(plugin.unsupported("trojan alone, or with type and its parameters"));
-        }
-    }
+    params
+        .without(&["plugin", "obfs", "shadow-tls", "v2ray-plugin"], "trojan alone, or with type and its parameters")?;
     let transport = transport::read(params)?;
     let security = security::read(params, Rules { tls_by_default: true, reality: true })?;
     security::fits(&security, &transport)?;

@@ -40,7 +40,24 @@ impl<'a> Tail<'a> {
         if self.params.keys().any(|key| key.contains('@')) {
             return Err(ambiguous_at());
         }
-        Authority::split(self.main, userinfo_needed)
+        let authority = Authority::split(self.main, userinfo_needed)?;
+        // So does a raw `#`, and a `?` with a `=` behind it; a name like `@channel` has no port.
+        let mut behind = self.params.raw_values().chain(self.fragment);
+        if authority.userinfo.is_none() && behind.any(|text| text.split('@').skip(1).any(begins_with_endpoint)) {
+            return Err(ambiguous_at());
+        }
+        Ok(authority)
+    }
+
+    /// The text that [`Tail::main`] is base64 of. A `/` at its end may be one of its digits, or a path behind it.
+    pub(super) fn decoded(&self) -> Option<String> {
+        let whole = text::encoded_text(self.main);
+        let before_path = self.main.trim_end_matches('/');
+        if before_path.len() == self.main.len() || whole.as_deref().is_some_and(is_whole) {
+            return whole;
+        }
+        let decoded = text::encoded_text(before_path);
+        if decoded.as_deref().is_some_and(is_whole) { decoded } else { whole.or(decoded) }
     }
 
     /// Name, address and port; `default` is the scheme's own port.
@@ -153,8 +170,25 @@ fn ambiguous_at() -> LinkError {
     LinkError::Invalid { field: "host", value: Shown::hidden(), expected }
 }
 
+/// Whether a port, or several as Hysteria has them, is at the end.
 fn ends_in_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(_, port)| text::port(port).is_ok())
+    let Some((_, ports)) = text.rsplit_once(':') else { return false };
+    let mut ports = ports.split([',', '-']).map(str::trim).filter(|port| !port.is_empty()).peekable();
+    ports.peek().is_some() && ports.all(|port| text::port(port).is_ok())
+}
+
+/// Whether what stands behind an `@` could be where a node is.
+fn begins_with_endpoint(text: &str) -> bool {
+    ends_in_port(text.split(['/', '?', '#']).next().unwrap_or_default())
+}
+
+/// Whether decoded text is an object, or ends where a node is.
+fn is_whole(decoded: &str) -> bool {
+    if decoded.trim_start().starts_with('{') {
+        return serde_json::from_str::<serde::de::IgnoredAny>(decoded).is_ok();
+    }
+    let authority = decoded.rsplit_once('@').map(|(_, endpoint)| Authority::endpoint(endpoint));
+    authority.is_some_and(|authority| authority.address().is_ok() && authority.port(None).is_ok())
 }
 
 /// Splits `host:port`. IPv6 without brackets is split only where there is one way to read it.
@@ -263,11 +297,11 @@ pub(super) fn shown(value: &str, secret: bool) -> Shown {
 }
 
 impl<'a> Params<'a> {
-    /// Splits a query at `&`; `&amp;`, left over from a web page, is the same.
+    /// Splits a query at `&`; `&amp;`, left over from a web page, is the same, and `&amp;amp;` from two of them.
     fn from_query(query: &'a str) -> Self {
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
         let entries = pairs.map(|pair| {
-            let pair = pair.strip_prefix("amp;").unwrap_or(pair);
+            let pair = pair.trim_start_matches("amp;");
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             Entry { key: Cow::Borrowed(key.trim()), label: None, value: Cow::Borrowed(value), form: Form::Encoded }
         });
@@ -330,6 +364,21 @@ impl<'a> Params<'a> {
     /// All keys, as written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.key.as_ref())
+    }
+
+    /// All values, as written.
+    fn raw_values(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.value.as_ref())
+    }
+
+    /// Refuses parameters that change what is spoken; to ignore one would be to connect as something else.
+    pub(super) fn without(&self, names: &[&'static str], expected: &'static str) -> Result<(), LinkError> {
+        for name in names {
+            if let Some(param) = self.secret(&[name])?.filter(|param| param.word() != "none") {
+                return Err(param.unsupported(expected));
+            }
+        }
+        Ok(())
     }
 
     fn raw(&self, key: &str) -> Option<&str> {

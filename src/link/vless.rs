@@ -8,6 +8,9 @@ use super::{Place, dialect, transport};
 use crate::config::{Config, Protocol, Secret, Security, Transport};
 
 const FLOWS: &[&str] = &["xtls-rprx-vision", "xtls-rprx-vision-udp443"];
+/// Programs around the protocol, with VMess too.
+pub(super) const WRAPPERS: &[&str] = &["plugin", "shadow-tls", "v2ray-plugin"];
+pub(super) const WRAPPED: Expected = "type and its parameters instead";
 /// How every encryption of newer Xray begins.
 const ENCRYPTION_PREFIX: &str = "mlkem768x25519plus.";
 
@@ -18,12 +21,15 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
         return build(link.place, link.uuid, &link.params);
     }
     let authority = tail.authority(true)?;
+    // Shadowrocket's word for a transport, which only its own form has.
+    tail.params.without(&["obfs"], WRAPPED)?;
     let uuid = user_id(&authority)?;
     build(tail.place(&authority, None)?, uuid, &tail.params)
 }
 
 /// Puts a node together.
 pub(super) fn build(place: Place, uuid: String, params: &Params<'_>) -> Result<Config, LinkError> {
+    params.without(WRAPPERS, WRAPPED)?;
     let transport = transport::read(params)?;
     let security = security::read(params, Rules { tls_by_default: false, reality: true })?;
     let encryption = match params.secret(&["encryption"])? {

@@ -26,6 +26,7 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
     // No base64 holds an `@`, and no URL form is without.
     if tail.main.contains('@') || tail.main.contains("%40") {
         let authority = tail.authority(true)?;
+        tail.params.without(&["obfs"], vless::WRAPPED)?;
         let uuid = vless::user_id(&authority)?;
         return build(tail.place(&authority, None)?, uuid, &tail.params);
     }
@@ -34,7 +35,7 @@ pub(super) fn parse(rest: &str) -> Result<Config, LinkError> {
 
 fn from_base64(tail: &Tail<'_>) -> Result<Config, LinkError> {
     let payload = || LinkError::Invalid { field: "payload", value: Shown::hidden(), expected: OBJECT };
-    let decoded = text::encoded_text(tail.main).ok_or_else(payload)?;
+    let decoded = tail.decoded().ok_or_else(payload)?;
     if !decoded.trim_start().starts_with('{') {
         let link = match dialect::shadowrocket(tail)? {
             Some(link) => link,
@@ -56,6 +57,7 @@ fn from_base64(tail: &Tail<'_>) -> Result<Config, LinkError> {
 
 /// Puts a node together.
 pub(super) fn build(place: Place, uuid: String, params: &Params<'_>) -> Result<Config, LinkError> {
+    params.without(vless::WRAPPERS, vless::WRAPPED)?;
     let protocol = user(uuid, params)?;
     Ok(place.node(protocol, transport::read(params)?, security::read(params, RULES)?))
 }

@@ -55,7 +55,7 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
             trojan::build(place()?, node.secret("password", "a password")?, &params)
         }
         "hysteria2" => {
-            tls(node, &mut params);
+            tls(node, &mut params)?;
             node.put(
                 &mut params,
                 &[
@@ -73,7 +73,7 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
         }
         "tuic" => {
             node.without("token", "uuid and password, as version 5 has them")?;
-            tls(node, &mut params);
+            tls(node, &mut params)?;
             node.put(
                 &mut params,
                 &[
@@ -87,10 +87,10 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
         }
         "wireguard" => return wireguard(node, name).map(Some),
         "socks5" | "http" => {
-            tls(node, &mut params);
+            tls(node, &mut params)?;
             let user = |key| Ok::<_, LinkError>(node.text(key)?.as_deref().and_then(some));
             let (username, password) = (user("username")?, user("password")?);
-            security(node, &mut params, false);
+            security(node, &mut params, false)?;
             let build = if kind == "http" { http::build } else { socks::build };
             build(place()?, username, password, &params)
         }
@@ -110,32 +110,43 @@ fn several(node: Node<'_>, name: Option<&str>) -> Result<super::super::Place, Li
     Node(&members).place(name, "server", "port")
 }
 
-fn tls(node: Node<'_>, params: &mut Params<'static>) {
+fn tls(node: Node<'_>, params: &mut Params<'static>) -> Result<(), LinkError> {
     node.put(params, TLS);
     if node.get("client-fingerprint").is_some_and(|print| print != "none") {
         node.put(params, &[("client-fingerprint", "fp")]);
     }
-    if let Some(ech) = node.node("ech-opts").filter(|ech| ech.yes("enable")) {
+    if let Some(ech) = node.node("ech-opts")
+        && ech.flag("enable")?
+    {
+        ech.need("config", "the node's own keys: without them they would be looked up past the node")?;
         ech.put(params, &[("config", "ech")]);
     }
+    Ok(())
 }
 
-fn security(node: Node<'_>, params: &mut Params<'static>, always: bool) {
-    let security = match node.node("reality-opts") {
-        Some(reality) if always || node.yes("tls") => {
+/// Reads `tls` and `reality-opts`; `always` is for what is never without TLS.
+fn security(node: Node<'_>, params: &mut Params<'static>, always: bool) -> Result<(), LinkError> {
+    let tls = always || node.flag("tls")?;
+    let security = match node.object("reality-opts", "an object with public-key")? {
+        Some(reality) if tls => {
             reality.put(params, &[("public-key", "pbk"), ("short-id", "sid")]);
             "reality"
         }
-        _ if always || node.yes("tls") => "tls",
+        // REALITY is meant; what other clients make of it is plain text.
+        Some(reality) if !reality.0.is_empty() => {
+            return Err(LinkError::Missing { field: "tls", expected: "tls: true beside reality-opts" });
+        }
+        _ if tls => "tls",
         _ => "none",
     };
     params.push("security", Some("tls"), security.to_owned());
+    Ok(())
 }
 
 /// What carries a node, and what protects that.
 fn stream(node: Node<'_>, params: &mut Params<'static>, always: bool) -> Result<(), LinkError> {
-    tls(node, params);
-    security(node, params, always);
+    tls(node, params)?;
+    security(node, params, always)?;
     let network = node.text("network")?.unwrap_or_else(|| "tcp".to_owned()).to_ascii_lowercase();
     let mut kind = network.clone();
     let host = |options: Node<'_>, params: &mut Params<'static>| {
@@ -148,7 +159,7 @@ fn stream(node: Node<'_>, params: &mut Params<'static>, always: bool) -> Result<
             if let Some(options) = node.node("ws-opts") {
                 options.put(params, &[("path", "path"), ("max-early-data", "ed"), ("early-data-header-name", "eh")]);
                 host(options, params);
-                if options.yes("v2ray-http-upgrade") {
+                if options.flag("v2ray-http-upgrade")? {
                     "httpupgrade".clone_into(&mut kind);
                 }
             }

@@ -22,6 +22,18 @@ impl<'v> Node<'v> {
         self.get(key)?.as_object().map(Node)
     }
 
+    /// A member that must be an object where it says anything: what is left out of it would be protection.
+    pub(super) fn object(self, key: &'static str, expected: &'static str) -> Result<Option<Node<'v>>, LinkError> {
+        match self.get(key) {
+            Some(Value::Object(members)) => Ok(Some(Node(members))),
+            Some(other) if self.flag(key).unwrap_or(true) => {
+                let shown = text::scalar(other.clone()).unwrap_or_else(|| "[…]".to_owned());
+                Err(invalid(key, &shown, expected))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// A member as text; empty ones are absent.
     pub(super) fn text(self, key: &'static str) -> Result<Option<String>, LinkError> {
         let Some(value) = self.get(key) else { return Ok(None) };
@@ -38,13 +50,18 @@ impl<'v> Node<'v> {
         self.text(key)?.ok_or(LinkError::Missing { field: key, expected })
     }
 
-    /// Whether a member says yes.
-    pub(super) fn yes(self, key: &str) -> bool {
-        match self.get(key) {
-            Some(Value::Bool(yes)) => *yes,
-            Some(Value::String(text)) => text.eq_ignore_ascii_case("true") || text == "1",
-            Some(Value::Number(number)) => number.as_u64() == Some(1),
-            _ => false,
+    /// Whether a member says yes; an unknown word counts as no.
+    pub(super) fn yes(self, key: &'static str) -> bool {
+        self.flag(key).unwrap_or(false)
+    }
+
+    /// Whether a member says yes. An unknown word is an error: to take it for a no could turn protection off.
+    pub(super) fn flag(self, key: &'static str) -> Result<bool, LinkError> {
+        let Some(value) = self.get(key) else { return Ok(false) };
+        let text = text::scalar(value.clone()).filter(|_| !value.is_array()).unwrap_or_else(|| "{…}".to_owned());
+        match text.trim() {
+            "" => Ok(false),
+            word => text::flag(word).ok_or_else(|| invalid(key, &text, "true or false")),
         }
     }
 
@@ -97,7 +114,7 @@ impl<'v> Node<'v> {
             Value::String(text) => text.is_empty() || text == "false",
             Value::Array(items) => items.is_empty(),
             Value::Object(members) => {
-                members.is_empty() || members.contains_key("enabled") && !Node(members).yes("enabled")
+                members.is_empty() || members.contains_key("enabled") && Node(members).flag("enabled") == Ok(false)
             }
             _ => false,
         };

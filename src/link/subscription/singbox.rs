@@ -89,7 +89,17 @@ pub(super) fn config(node: Node<'_>) -> Result<Option<Config>, LinkError> {
 
 /// Reads `tls` and says which security it is.
 fn tls(node: Node<'_>, params: &mut Params<'static>) -> Result<&'static str, LinkError> {
-    let Some(tls) = node.node("tls").filter(|tls| tls.yes("enabled")) else { return Ok("none") };
+    const OBJECT: &str = "an object in which enabled is true";
+    let Some(tls) = node.object("tls", OBJECT)? else { return Ok("none") };
+    let reality = match tls.object("reality", OBJECT)? {
+        Some(reality) if reality.flag("enabled")? => Some(reality),
+        _ => None,
+    };
+    if !tls.flag("enabled")? {
+        // REALITY is meant, and without TLS there would be neither.
+        let missing = LinkError::Missing { field: "tls.enabled", expected: "true, because tls.reality is enabled" };
+        return reality.map_or(Ok("none"), |_| Err(missing));
+    }
     tls.put(params, &[("server_name", "sni"), ("insecure", "allowInsecure"), ("alpn", "alpn")]);
     tls.put(params, &[("disable_sni", "disable_sni")]);
     // Without it less would be verified than meant.
@@ -97,7 +107,9 @@ fn tls(node: Node<'_>, params: &mut Params<'static>) -> Result<&'static str, Lin
     if let Some(utls) = tls.node("utls").filter(|utls| utls.yes("enabled")) {
         utls.put(params, &[("fingerprint", "fp")]);
     }
-    if let Some(ech) = tls.node("ech").filter(|ech| ech.yes("enabled")) {
+    if let Some(ech) = tls.node("ech")
+        && ech.flag("enabled")?
+    {
         // Lines of PEM, or one text with them.
         let config = ech.need("config", "the configuration that TLS hides the name with")?;
         let base64: String = config
@@ -107,7 +119,7 @@ fn tls(node: Node<'_>, params: &mut Params<'static>) -> Result<&'static str, Lin
             .collect();
         params.push("ech", Some("ech"), base64);
     }
-    match tls.node("reality").filter(|reality| reality.yes("enabled")) {
+    match reality {
         Some(reality) => {
             reality.put(params, &[("public_key", "pbk"), ("short_id", "sid")]);
             Ok("reality")
