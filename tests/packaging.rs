@@ -163,6 +163,86 @@ fn a_user_gets_everything_with_the_right_paths_and_loses_it_again() {
 }
 
 #[test]
+fn what_the_user_switched_off_stays_off() {
+    let (programs, scratch) = (programs(), Scratch::new());
+    let home = scratch.dir("home");
+    ok(&mut install(&programs, &home, &[]));
+    let autostart = home.join(".config/autostart/org.xrat.Xrat.desktop");
+    let written = std::fs::read_to_string(&autostart).unwrap();
+    for line in ["Hidden=true", "X-GNOME-Autostart-enabled=false"] {
+        // With something of the user's own, which shows that the file is kept.
+        let off = format!("{written}{line}\nX-Mine=1\n");
+        std::fs::write(&autostart, &off).unwrap();
+        assert!(ok(&mut install(&programs, &home, &[])).contains("is kept as it is"));
+        assert_eq!(std::fs::read_to_string(&autostart).unwrap(), off);
+    }
+    std::fs::write(&autostart, format!("{written}X-GNOME-Autostart-enabled=true\n")).unwrap();
+    ok(&mut install(&programs, &home, &[]));
+    assert_eq!(std::fs::read_to_string(&autostart).unwrap(), written);
+
+    // What 'systemctl --user enable' and 'disable' leave of the unit.
+    let units = home.join(".config/systemd/user");
+    let wants = units.join("default.target.wants");
+    std::fs::create_dir_all(&wants).unwrap();
+    let link = wants.join("xrat.service");
+    let _ = std::fs::remove_file(&link);
+    std::fs::write(units.join("xrat.service"), "").unwrap();
+    let said = ok(&mut install(&programs, &home, &[]));
+    assert!(said.contains("switched off and stays so") && !said.contains("at your next login"), "{said}");
+    assert!(!link.is_symlink());
+    assert!(std::fs::read_to_string(units.join("xrat.service")).unwrap().contains("ExecStart="), "it is refreshed");
+    std::os::unix::fs::symlink(units.join("xrat.service"), &link).unwrap();
+    assert!(ok(&mut install(&programs, &home, &[])).contains("at your next login"));
+}
+
+#[test]
+fn a_prefix_in_the_home_is_the_user_s_own() {
+    let (programs, scratch) = (programs(), Scratch::new());
+    let home = scratch.dir("home");
+    let prefix = home.join("opt/");
+    let to = [("PREFIX", prefix.to_str().unwrap())];
+    ok(&mut install(&programs, &home, &to));
+    let xrat = home.join("opt/bin/xrat");
+    assert!(ok(Command::new(&xrat).arg("--version")).starts_with("xrat "));
+    let words = std::fs::read_to_string(home.join(".config/autostart/org.xrat.Xrat.desktop")).unwrap();
+    assert!(words.contains(&format!("\nExec={}-tray\n", xrat.display())), "{words}");
+    let unit = std::fs::read_to_string(home.join(".config/systemd/user/xrat.service")).unwrap();
+    assert!(unit.contains(&format!("\nExecStart=\"{}\" daemon run\n", xrat.display())), "{unit}");
+    // There is one list of what is the user's own, wherever the programs are.
+    ok(install(&programs, &home, &[]).arg("--uninstall"));
+    assert_eq!(files(&home), BTreeSet::new());
+}
+
+#[test]
+fn nothing_is_put_where_not_everything_can_be() {
+    let (programs, scratch) = (programs(), Scratch::new());
+    let home = scratch.dir("home");
+    // Nobody can make a directory below a file, not even root.
+    std::fs::create_dir(home.join(".config")).unwrap();
+    std::fs::write(home.join(".config/autostart"), "").unwrap();
+    let (succeeded, said) = run(&mut install(&programs, &home, &[]));
+    assert!(!succeeded && said.contains("nothing was installed") && said.contains(".config/autostart"), "{said}");
+    assert_eq!(files(&home), BTreeSet::from([".config/autostart".to_owned()]));
+}
+
+#[test]
+fn half_an_installation_can_be_taken_back() {
+    let (programs, scratch) = (programs(), Scratch::new());
+    let (home, tools) = (scratch.dir("home"), scratch.dir("tools"));
+    std::fs::write(home.join("own"), "").unwrap();
+    // The first program is put, and then the disk is full.
+    let script = "#!/bin/sh\ncase \"$*\" in *bin/xrat) exec /usr/bin/install \"$@\";; esac\nexit 1\n";
+    std::fs::write(tools.join("install"), script).unwrap();
+    std::fs::set_permissions(tools.join("install"), PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+    let (succeeded, said) = run(&mut install(&programs, &home, &[("PATH", &path)]));
+    assert!(!succeeded && said.contains("half-way"), "{said}");
+    assert!(home.join(".local/bin/xrat").exists());
+    ok(install(&programs, &home, &[]).arg("--uninstall"));
+    assert_eq!(files(&home), BTreeSet::from(["own".to_owned()]));
+}
+
+#[test]
 fn a_package_gets_everything_in_its_place() {
     if !tools() {
         return;

@@ -50,19 +50,14 @@ impl Install {
         let (unit, service) = (unit(&program, &paths)?, service(&program, &paths)?);
         let files = Files::find()?;
         let packaged = packaged(&PACKAGED, &program, &paths);
-        let mut steps = Steps { cli, dry_run: self.dry_run };
-        if let Some(unit) = packaged {
-            // A copy would hide the package's own from the next update on.
-            writeln!(steps.cli.out, "{} is there already, and the bus knows it", unit.display())?;
-            steps.command(ENABLE)?;
+        let mut steps = Steps { out: &mut cli.out, dry_run: self.dry_run };
+        let at_login = if let Some(unit) = packaged {
+            steps.use_package(&unit, &files)?;
+            true
         } else {
-            steps.write(&files.unit, &unit)?;
-            steps.write(&files.service, &service)?;
-            for command in [RELOAD, ENABLE, RELOAD_BUS] {
-                steps.command(command)?;
-            }
-        }
-        if !self.dry_run {
+            steps.use_own(&files, &unit, &service)?
+        };
+        if !self.dry_run && at_login {
             writeln!(cli.out, "The daemon starts at your next login; now: xrat daemon start")?;
         }
         Ok(())
@@ -74,7 +69,7 @@ impl Uninstall {
         let paths = root(cli.root.as_deref())?;
         let files = Files::find()?;
         let packaged = std::env::current_exe().ok().and_then(|program| packaged(&PACKAGED, &program, &paths));
-        let mut steps = Steps { cli, dry_run: self.dry_run };
+        let mut steps = Steps { out: &mut cli.out, dry_run: self.dry_run };
         if files.unit.exists() || packaged.is_some() {
             steps.command(DISABLE)?;
         }
@@ -99,6 +94,36 @@ impl Files {
             unit: unit_file()?,
             service: base("XDG_DATA_HOME", ".local/share")?.join("dbus-1/services/org.xrat.Daemon1.service"),
         })
+    }
+}
+
+/// What the user has said of a unit, by 'systemctl --user enable', 'disable' and 'mask'. Read from the files, because there
+/// may be no user manager to ask.
+#[derive(Debug, PartialEq, Eq)]
+enum Switch {
+    /// There is no unit yet.
+    New,
+    /// It is started at login.
+    On,
+    /// It is there, and is not started at login.
+    Off,
+    /// It is never started.
+    Masked,
+}
+
+impl Switch {
+    fn of(unit: &Path) -> Self {
+        if std::fs::read_link(unit).is_ok_and(|target| target == Path::new("/dev/null")) {
+            return Self::Masked;
+        }
+        let Some(wanted) = unit.parent().map(|units| units.join("default.target.wants/xrat.service")) else {
+            return Self::New;
+        };
+        match (unit.exists(), wanted.is_symlink()) {
+            (false, _) => Self::New,
+            (true, true) => Self::On,
+            (true, false) => Self::Off,
+        }
     }
 }
 
@@ -170,16 +195,68 @@ fn for_bus(word: &str) -> String {
 
 /// Does one thing after the other, or only says so.
 struct Steps<'c> {
-    cli: &'c mut Cli,
+    out: &'c mut dyn Write,
     dry_run: bool,
 }
 
 impl Steps<'_> {
+    /// Only lets the package's own unit start at login: a copy would hide it from the next update on.
+    fn use_package(&mut self, unit: &Path, files: &Files) -> Result<(), CliError> {
+        writeln!(self.out, "{} is there already, and the bus knows it", unit.display())?;
+        // What an earlier installation for this user alone has left comes before the package's, and may name a program
+        // that is gone. A link is the user's own doing.
+        let is_file = |path: &Path| path.symlink_metadata().is_ok_and(|data| data.is_file());
+        let own: Vec<_> = [&files.unit, &files.service].into_iter().filter(|path| is_file(path)).collect();
+        if !own.is_empty() {
+            writeln!(self.out, "Files of an earlier 'daemon install' would hide those of the package:")?;
+            if own.contains(&&files.unit) && Switch::of(&files.unit) == Switch::On {
+                // The link to it would be in the way of the one to the package's.
+                self.command(DISABLE)?;
+            }
+            for path in own {
+                self.remove(path)?;
+            }
+            for command in [RELOAD, RELOAD_BUS] {
+                self.command(command)?;
+            }
+        }
+        self.command(ENABLE)
+    }
+
+    /// Writes both files for this program; gives whether the daemon starts at login. What the user has switched off
+    /// stays off.
+    fn use_own(&mut self, files: &Files, unit: &str, service: &str) -> Result<bool, CliError> {
+        let switch = Switch::of(&files.unit);
+        if switch == Switch::Masked {
+            writeln!(
+                self.out,
+                "{} is masked and stays so; 'systemctl --user unmask xrat.service' takes that back",
+                files.unit.display()
+            )?;
+        } else {
+            self.write(&files.unit, unit)?;
+        }
+        self.write(&files.service, service)?;
+        self.command(RELOAD)?;
+        let at_login = matches!(switch, Switch::New | Switch::On);
+        if at_login {
+            self.command(ENABLE)?;
+        } else if switch == Switch::Off {
+            writeln!(
+                self.out,
+                "The start at login is switched off and stays so; it is switched on by: {}",
+                ENABLE.join(" ")
+            )?;
+        }
+        self.command(RELOAD_BUS)?;
+        Ok(at_login)
+    }
+
     fn write(&mut self, path: &Path, text: &str) -> Result<(), CliError> {
         if self.dry_run {
-            writeln!(self.cli.out, "would write {}:", path.display())?;
+            writeln!(self.out, "would write {}:", path.display())?;
             for line in text.lines() {
-                writeln!(self.cli.out, "  {line}")?;
+                writeln!(self.out, "  {line}")?;
             }
             return Ok(());
         }
@@ -188,18 +265,18 @@ impl Steps<'_> {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
         std::fs::write(path, text).map_err(failed)?;
-        Ok(writeln!(self.cli.out, "wrote {}", path.display())?)
+        Ok(writeln!(self.out, "wrote {}", path.display())?)
     }
 
     fn remove(&mut self, path: &Path) -> Result<(), CliError> {
         if !path.exists() {
-            return Ok(writeln!(self.cli.out, "{} is not there", path.display())?);
+            return Ok(writeln!(self.out, "{} is not there", path.display())?);
         }
         if self.dry_run {
-            return Ok(writeln!(self.cli.out, "would remove {}", path.display())?);
+            return Ok(writeln!(self.out, "would remove {}", path.display())?);
         }
         std::fs::remove_file(path).map_err(|source| CliError::Write { what: path.display().to_string(), source })?;
-        Ok(writeln!(self.cli.out, "removed {}", path.display())?)
+        Ok(writeln!(self.out, "removed {}", path.display())?)
     }
 
     /// Without a user manager or a bus the files do their work from the next login on: that is no failure.
@@ -207,11 +284,11 @@ impl Steps<'_> {
         let shown = words.join(" ");
         let [program, arguments @ ..] = words else { return Ok(()) };
         if self.dry_run {
-            return Ok(writeln!(self.cli.out, "would run {shown}")?);
+            return Ok(writeln!(self.out, "would run {shown}")?);
         }
         let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
         let problem = match output {
-            Ok(output) if output.status.success() => return Ok(writeln!(self.cli.out, "ran {shown}")?),
+            Ok(output) if output.status.success() => return Ok(writeln!(self.out, "ran {shown}")?),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
             Err(error) => error.to_string(),
         };
@@ -245,6 +322,52 @@ mod tests {
         assert_eq!(packaged(&directories, program, &usual), Some(directory.join("xrat.service")));
         assert_eq!(packaged(&directories, program, &other), None);
         assert_eq!(packaged(&directories, Path::new("/opt/xrat"), &usual), None);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn what_the_user_said_of_the_unit_is_read_from_its_files() {
+        let directory = std::env::temp_dir().join(format!("xrat-switch-{}", uuid::Uuid::new_v4()));
+        let (unit, wants) = (directory.join("xrat.service"), directory.join("default.target.wants"));
+        std::fs::create_dir_all(&wants).unwrap();
+        assert_eq!(Switch::of(&unit), Switch::New);
+        std::fs::write(&unit, UNIT).unwrap();
+        assert_eq!(Switch::of(&unit), Switch::Off);
+        std::os::unix::fs::symlink(&unit, wants.join("xrat.service")).unwrap();
+        assert_eq!(Switch::of(&unit), Switch::On);
+        std::fs::remove_file(&unit).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &unit).unwrap();
+        assert_eq!(Switch::of(&unit), Switch::Masked);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn own_copies_make_way_for_the_package_s() {
+        let directory = std::env::temp_dir().join(format!("xrat-copies-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(directory.join("default.target.wants")).unwrap();
+        let files = Files { unit: directory.join("xrat.service"), service: directory.join("bus.service") };
+        let said = || {
+            let mut out = Vec::new();
+            Steps { out: &mut out, dry_run: true }.use_package(Path::new("/usr/unit"), &files).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let enable = "would run systemctl --user enable xrat.service\n";
+        let first = "/usr/unit is there already, and the bus knows it\n";
+        assert_eq!(said(), format!("{first}{enable}"));
+        std::fs::write(&files.unit, UNIT).unwrap();
+        std::fs::write(&files.service, SERVICE).unwrap();
+        std::os::unix::fs::symlink(&files.unit, directory.join("default.target.wants/xrat.service")).unwrap();
+        let said = said();
+        let steps: Vec<_> = said.lines().skip(2).map(str::to_owned).collect();
+        let expected = [
+            "would run systemctl --user disable xrat.service".to_owned(),
+            format!("would remove {}", files.unit.display()),
+            format!("would remove {}", files.service.display()),
+            format!("would run {}", RELOAD.join(" ")),
+            format!("would run {}", RELOAD_BUS.join(" ")),
+            enable.trim().to_owned(),
+        ];
+        assert_eq!(steps, expected);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 

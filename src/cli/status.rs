@@ -14,7 +14,7 @@ use super::client::{ask_for, root};
 use super::error::CliError;
 use super::{Cli, render};
 use crate::command::Command;
-use crate::event::{BusPresence, Health, Reason, Recorded, Session, SessionId, State, Status, Traffic};
+use crate::event::{BusPresence, Health, LastFailure, Reason, Recorded, Session, SessionId, State, Status, Traffic};
 use crate::ipc::client::{self, ClientError, Events};
 use crate::paths::Paths;
 
@@ -113,7 +113,7 @@ async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli)
     if let Some(text) = system_proxy(paths) {
         render::fields(&mut cli.out, &[("system proxy", text)])?;
     }
-    if let Some(failure) = status.last_failure.filter(|_| status.state != State::Connected) {
+    if let Some(failure) = unanswered(&status) {
         let at = failure.at.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S");
         let text = format!("{at}, config {}: {}", failure.config_id, failure.detail);
         render::fields(&mut cli.out, &[("last failure", text)])?;
@@ -129,6 +129,40 @@ async fn show(paths: &Paths, json: bool, rate: Option<&mut Rate>, cli: &mut Cli)
         )?;
     }
     Ok(())
+}
+
+/// The last failure, as long as nothing has begun or was asked for since: the daemon keeps it for good.
+fn unanswered(status: &Status) -> Option<&LastFailure> {
+    let failure = status.last_failure.as_ref()?;
+    let is_reason = match status.reason {
+        Reason::EngineExited
+        | Reason::EngineNotReady
+        | Reason::PortLost
+        | Reason::ExchangeFailed
+        | Reason::ConfigUnsupported
+        | Reason::EngineMissing
+        | Reason::AddressInUse
+        | Reason::AdoptionRefused
+        | Reason::Offline
+        | Reason::TooManyFailures
+        | Reason::InternalError => true,
+        Reason::Unknown
+        | Reason::None
+        | Reason::UserRequested
+        | Reason::TimerRotation
+        | Reason::ManualRotation
+        | Reason::HealthRotation
+        | Reason::Adopted
+        | Reason::Resumed
+        | Reason::DaemonShutdown
+        | Reason::Autoconnect => false,
+    };
+    let shown = match status.state {
+        State::Connected => false,
+        State::Recovering | State::Failed => true,
+        _ => is_reason || failure.at >= status.since,
+    };
+    Some(failure).filter(|_| shown)
 }
 
 /// The desktop's proxy settings in a few words, where they are used or were meant to be.
@@ -218,4 +252,36 @@ pub(super) fn node(session: &Session) -> String {
 pub(super) fn proxies(session: &Session) -> String {
     let http = session.http.as_ref().map(|http| format!("  http://{http}")).unwrap_or_default();
     format!("socks5h://{}{http}", session.socks)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_news_until_something_else_happens() {
+        let at = DateTime::UNIX_EPOCH + Duration::from_secs(100);
+        let failure = LastFailure {
+            at,
+            session_id: None,
+            config_id: crate::config::ConfigId(7),
+            reason: Reason::EngineExited,
+            detail: "it ended".into(),
+        };
+        let shown = |state, reason, later: u64| {
+            let since = at + Duration::from_secs(later);
+            let (last_failure, bus) = (Some(failure.clone()), BusPresence::Off);
+            unanswered(&Status { state, reason, since, session: None, last_failure, bus }).is_some()
+        };
+        // The state that the failure led to.
+        assert!(shown(State::Disconnected, Reason::EngineExited, 0));
+        assert!(shown(State::Disconnected, Reason::UserRequested, 0));
+        assert!(shown(State::Failed, Reason::TooManyFailures, 60));
+        assert!(shown(State::Recovering, Reason::Resumed, 60));
+        // A session that did well, and its end.
+        assert!(!shown(State::Connected, Reason::UserRequested, 1));
+        assert!(!shown(State::Disconnected, Reason::UserRequested, 60));
+        assert!(!shown(State::Disconnected, Reason::None, 60));
+    }
 }

@@ -23,7 +23,12 @@ const VERSION_OUTPUT: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     /// None is installed, or not the one the settings want.
-    #[error("no engine found: neither {} in PATH; {}", names.join(" nor "), install_hint())]
+    #[error(
+        "no engine found: {} in PATH (the daemon's PATH may lack ~/.local/bin); {}, or name its file in config.toml: {}",
+        nowhere(names),
+        install_hint(),
+        names.iter().map(|name| format!("paths.{name}")).collect::<Vec<_>>().join(" or ")
+    )]
     Missing {
         /// What was looked for.
         names: Vec<&'static str>,
@@ -52,6 +57,14 @@ pub enum DiscoverError {
     Silent(PathBuf),
 }
 
+/// That none of them is there.
+fn nowhere(names: &[&str]) -> String {
+    match names {
+        [one] => format!("no {one}"),
+        names => format!("neither {}", names.join(" nor ")),
+    }
+}
+
 /// The way to an engine on this distribution.
 fn install_hint() -> &'static str {
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -65,7 +78,7 @@ fn install_hint() -> &'static str {
     } else if like("suse") {
         "install one: sudo zypper install v2ray"
     } else {
-        "install Xray or V2Ray, and name it in [paths] of config.toml if it is not in PATH"
+        "install Xray or V2Ray"
     }
 }
 

@@ -11,6 +11,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::tool::Leash;
 use super::{DesktopName, Servers, SystemProxyError};
 use crate::config::Secret;
 use crate::paths::Paths;
@@ -67,6 +68,8 @@ impl Value {
 pub(super) struct Lock {
     file: File,
     journal: PathBuf,
+    /// By which whoever has the lock ends a tool that runs under it.
+    pub(super) leash: Leash,
 }
 
 impl Lock {
@@ -75,6 +78,11 @@ impl Lock {
     /// # Errors
     /// When somebody has it for longer, or its file cannot be made.
     pub(super) fn take(paths: &Paths) -> Result<Self, SystemProxyError> {
+        Self::take_with(paths, Leash::default())
+    }
+
+    /// As [`Lock::take`], for tools that somebody else may end.
+    pub(super) fn take_with(paths: &Paths, leash: Leash) -> Result<Self, SystemProxyError> {
         let path = paths.system_proxy_lock();
         let failed = |source| SystemProxyError::File { path: path.clone(), source };
         let mut options = File::options();
@@ -84,7 +92,7 @@ impl Lock {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self { file, journal: paths.system_proxy() }),
+                Ok(()) => return Ok(Self { file, journal: paths.system_proxy(), leash }),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => std::thread::sleep(POLL),
                 Err(Errno::WOULDBLOCK) => return Err(SystemProxyError::Busy { path }),
                 Err(error) => return Err(failed(error.into())),

@@ -35,7 +35,8 @@ pub(super) struct Kde<'l> {
 impl<'l> Kde<'l> {
     /// The settings, if the tools are there; else what is missing.
     pub(super) fn find(lock: &'l Lock) -> Present<Self> {
-        let missing = || Present::Missing("the programs kreadconfig6 and kwriteconfig6, or those of KDE 5".to_owned());
+        let missing =
+            || Present::Missing("the pair of programs kreadconfig6 and kwriteconfig6 (or that of KDE 5)".to_owned());
         let Some((read, write)) =
             TOOLS.into_iter().find(|(read, write)| found(read).is_some() && found(write).is_some())
         else {

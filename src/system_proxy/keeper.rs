@@ -12,6 +12,7 @@ use futures::future::{Either, select};
 
 use super::change::{Asked, Report, point_with, restore_with, save};
 use super::journal::{self, Lock, State as Journal};
+use super::tool::Leash;
 use super::{Servers, SystemProxyError};
 use crate::event::{Event, State, Status};
 use crate::paths::Paths;
@@ -26,6 +27,7 @@ const FINISH: Duration = Duration::from_secs(5);
 pub struct Keeper {
     paths: Paths,
     ended: Arc<AtomicBool>,
+    leash: Leash,
 }
 
 /// What the settings should be, as far as the session's state says.
@@ -41,7 +43,7 @@ enum Aim {
 impl Keeper {
     /// A keeper for a daemon of this root.
     pub fn new(paths: Paths) -> Self {
-        Self { paths, ended: Arc::default() }
+        Self { paths, ended: Arc::default(), leash: Leash::default() }
     }
 
     /// Follows the session until the daemon ends. To be given up by being dropped, and then [`Keeper::finish`].
@@ -80,9 +82,9 @@ impl Keeper {
                 State::Connected | State::Replacing => Aim::Session(Servers::of_status(status, &settings)),
                 State::Connecting | State::Recovering | State::Failed | State::Unknown => Aim::AsTheyAre,
             };
-            let (paths, ended) = (self.paths.clone(), Arc::clone(&self.ended));
+            let (paths, ended, leash) = (self.paths.clone(), Arc::clone(&self.ended), self.leash.clone());
             let by_settings = settings.desktop.system_proxy;
-            let done = smol::unblock(move || carry_out(&paths, aim, by_settings, &ended)).await;
+            let done = smol::unblock(move || carry_out(&paths, aim, by_settings, &ended, leash)).await;
             tell(done, &mut told);
         }
     }
@@ -94,14 +96,18 @@ impl Keeper {
         if !self.paths.system_proxy().exists() {
             return;
         }
-        let paths = self.paths.clone();
-        let restored = smol::unblock(move || super::restore(&paths));
+        let (paths, leash) = (self.paths.clone(), self.leash.clone());
+        let restored = smol::unblock(move || restore_with(&paths, &Lock::take_with(&paths, leash)?));
         match within(FINISH, restored).await {
             Some(done) => tell(done, &mut None),
-            None => tracing::warn!(
-                "the desktop's proxy settings have not got their own values back yet: the next daemon, or \
-                 'xrat system-proxy off', tries again"
-            ),
+            None => {
+                // One that hangs would keep the lock from whoever tries again.
+                self.leash.end();
+                tracing::warn!(
+                    "the desktop's proxy settings have not got their own values back yet: the next daemon, or \
+                     'xrat system-proxy off', tries again"
+                );
+            }
         }
     }
 }
@@ -119,12 +125,18 @@ fn reread(path: &Path, old: Settings) -> Settings {
     Settings::load(path).map_or(old, |(settings, _)| settings)
 }
 
-fn carry_out(paths: &Paths, aim: Aim, by_settings: bool, ended: &AtomicBool) -> Result<Report, SystemProxyError> {
+fn carry_out(
+    paths: &Paths,
+    aim: Aim,
+    by_settings: bool,
+    ended: &AtomicBool,
+    leash: Leash,
+) -> Result<Report, SystemProxyError> {
     // Who does not use the system proxy has no file, and costs nothing.
     if matches!(aim, Aim::AsTheyAre) || !by_settings && !paths.system_proxy().exists() {
         return Ok(unchanged(paths));
     }
-    let lock = Lock::take(paths)?;
+    let lock = Lock::take_with(paths, leash)?;
     let journal = lock.read()?;
     if ended.load(Ordering::SeqCst) {
         return Ok(Report::default());

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -35,6 +36,12 @@ pub enum ToolError {
         /// The command without its value.
         what: String,
     },
+    /// Nobody waits for it any more.
+    #[error("'{what}' was not done: the daemon ended before")]
+    Ended {
+        /// The command without its value.
+        what: String,
+    },
     /// It says that it failed.
     #[error("'{what}' failed: {said}")]
     Failed {
@@ -49,6 +56,51 @@ pub enum ToolError {
         /// The command.
         what: String,
     },
+}
+
+/// Ends the tool that runs, from another thread, and lets no other begin.
+#[derive(Clone, Default)]
+pub(super) struct Leash(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    ended: bool,
+    /// The tool and its process group. Its number is nobody else's: it is taken out before the tool's end is taken note
+    /// of, under the same mutex.
+    running: Option<Pid>,
+}
+
+impl Leash {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a tool; none when there are to be none any more.
+    fn spawn(&self, command: &mut Command) -> std::io::Result<Option<Child>> {
+        let mut held = self.held();
+        if held.ended {
+            return Ok(None);
+        }
+        let child = command.spawn()?;
+        held.running = Some(Pid::from_child(&child));
+        Ok(Some(child))
+    }
+
+    /// Takes note of the end of a tool that has ended or was killed.
+    fn reap(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        self.held().running = None;
+        child.wait()
+    }
+
+    /// Kills the tool that runs, with all that it started, so that it cannot hold the lock; no other begins.
+    pub(super) fn end(&self) {
+        let mut held = self.held();
+        held.ended = true;
+        if let Some(group) = held.running {
+            // Its own group: nobody else is in it. One that has ended already is none to kill.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 /// A tool that was found, and the lock under which it runs.
@@ -81,10 +133,16 @@ impl Tool<'_> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // Messages in one language, and any text that a value may have.
         command.env("LC_ALL", "C.UTF-8");
-        let mut child = command.spawn().map_err(failed)?;
-        let Some(status) = wait(&mut child, LIMIT).map_err(failed)? else {
+        let leash = &self.lock.leash;
+        let Some(mut child) = leash.spawn(&mut command).map_err(failed)? else {
+            return Err(ToolError::Ended { what });
+        };
+        let Some(status) = wait(&mut child, LIMIT, leash).map_err(failed)? else {
             return Err(ToolError::TimedOut { what });
         };
+        if !status.success() && leash.held().ended {
+            return Err(ToolError::Ended { what });
+        }
         let stdout = child.stdout.take().map(said).transpose().map_err(failed)?.unwrap_or_default();
         let stderr = child.stderr.take().map(said).transpose().map_err(failed)?.unwrap_or_default();
         if !status.success() {
@@ -111,7 +169,7 @@ pub(super) fn shortened(text: &str) -> String {
 }
 
 /// The end of a child; none when it had to be killed, with all that it started.
-fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, limit: Duration, leash: &Leash) -> std::io::Result<Option<ExitStatus>> {
     let pid = Pid::from_child(child);
     let ended = pidfd_open(pid, PidfdFlags::empty())?;
     let deadline = Instant::now() + limit;
@@ -122,10 +180,10 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
             Ok(0) => {
                 // Its own group: nobody else is in it.
                 let _ = kill_process_group(pid, Signal::KILL);
-                child.wait()?;
+                leash.reap(child)?;
                 return Ok(None);
             }
-            Ok(_) => return child.wait().map(Some),
+            Ok(_) => return leash.reap(child).map(Some),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -139,5 +197,36 @@ fn said(pipe: impl Read + std::os::fd::AsFd) -> std::io::Result<String> {
     match pipe.take(MAX_OUTPUT).read_to_end(&mut bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(error),
         _ => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::paths::Paths;
+
+    #[test]
+    fn a_tool_that_nobody_waits_for_is_killed_and_no_other_begins() {
+        let root = std::env::temp_dir().join(format!("xrat-leash-{}", uuid::Uuid::new_v4()));
+        let paths = Paths::resolve(Some(&root)).unwrap();
+        paths.create().unwrap();
+        let leash = Leash::default();
+        let lock = Lock::take_with(&paths, leash.clone()).unwrap();
+        // What it starts holds the lock as well.
+        let tool = Tool { program: "sh", lock: &lock };
+        let killed = std::thread::scope(|scope| {
+            let running = scope.spawn(|| tool.run(&["-c", "sleep 600; :"], &[]));
+            while leash.held().running.is_none() && !running.is_finished() {
+                std::thread::yield_now();
+            }
+            leash.end();
+            running.join().unwrap()
+        });
+        assert!(matches!(killed, Err(ToolError::Ended { .. })), "{:?}", killed.err());
+        assert!(matches!(tool.run(&["-c", ":"], &[]), Err(ToolError::Ended { .. })));
+        drop(lock);
+        Lock::take(&paths).unwrap();
+        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -12,7 +12,10 @@ fn a_missing_engine_is_told_how_to_get() {
     daemon.start();
     let answer = ask_connect(&daemon, id);
     let message = refusal(&answer, 500);
-    assert_words(message, &["no engine found", "xray", "v2ray", "install"]);
+    assert_words(
+        message,
+        &["no engine found", "neither xray nor v2ray in PATH", "the daemon's PATH", "install", "paths.xray"],
+    );
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     if release.contains("ID=debian") || release.contains("ID=ubuntu") {
         assert_words(message, &["sudo apt install v2ray"]);

@@ -14,6 +14,10 @@ fn a_machine_without_a_desktop_says_what_is_missing() {
     daemon.xrat(&["system-proxy", "off"]).ok();
     let status = daemon.xrat(&["system-proxy", "status"]).ok().stdout;
     assert!(status.contains("the program gsettings is missing"), "{status}");
+    assert!(
+        status.contains("the pair of programs kreadconfig6 and kwriteconfig6 (or that of KDE 5) is missing"),
+        "{status}"
+    );
 }
 
 #[test]
