@@ -111,8 +111,9 @@ pub fn run(paths: Paths, manner: Manner) -> Result<(), DaemonError> {
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 
     let executor = LocalExecutor::new();
-    let (end, listener) =
-        smol::block_on(executor.run(serve(&executor, paths.clone(), settings, manner, listener, gates)))?;
+    // On the heap: it is large, and on the way to where it stays it would be copied on the stack, which keeps its pages.
+    let served = Box::pin(serve(&executor, paths.clone(), settings, manner, listener, gates));
+    let (end, listener) = smol::block_on(executor.run(served))?;
     match end {
         End::Exit => {
             let _ = std::fs::remove_file(paths.socket());
